@@ -1,0 +1,9 @@
+//! `deltamem`: SmolLM3 and Qwen3 with δ-mem on WebGPU.
+
+pub mod config;
+pub mod engine;
+pub mod error;
+pub mod memory;
+pub mod weights;
+
+pub use error::{Error, Result};

@@ -1,0 +1,64 @@
+//! The δ-mem state as a value: what the scan reads and writes, outside the GPU. Owns its layout
+//! and (below) its file format; the mathematics is in `reference/` and `shaders/`.
+
+/// Which states there are. Two memories with equal dimensions hold the same number of floats in
+/// the same order, but belong together only if backbone and adapter agree too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryDims {
+    /// Wrapped backbone layers, ascending.
+    pub layers: Vec<usize>,
+    /// H_s
+    pub num_state_heads: usize,
+    /// r
+    pub rank: usize,
+}
+
+impl MemoryDims {
+    /// Floats of one layer, H_s·r·r.
+    pub fn layer_len(&self) -> usize {
+        self.num_state_heads * self.rank * self.rank
+    }
+
+    /// Floats of the whole memory.
+    pub fn len(&self) -> usize {
+        self.layers.len() * self.layer_len()
+    }
+
+    /// True for a model without δ-mem.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The states of all wrapped layers at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MemoryState {
+    pub dims: MemoryDims,
+    /// `[layers, H_s, r, r]` f32, row-major; S[i][j] has value row i and key column j.
+    pub values: Vec<f32>,
+}
+
+impl MemoryState {
+    /// The state before the first write.
+    pub fn zeros(dims: MemoryDims) -> MemoryState {
+        MemoryState {
+            values: vec![0.0; dims.len()],
+            dims,
+        }
+    }
+
+    /// The state of the `index`-th wrapped layer, `[H_s, r, r]`.
+    pub fn layer(&self, index: usize) -> &[f32] {
+        &self.values[index * self.dims.layer_len()..][..self.dims.layer_len()]
+    }
+
+    /// Frobenius norm of one wrapped layer's state.
+    pub fn layer_norm(&self, index: usize) -> f32 {
+        self.layer(index).iter().map(|x| x * x).sum::<f32>().sqrt()
+    }
+
+    /// Frobenius norm of everything.
+    pub fn norm(&self) -> f32 {
+        self.values.iter().map(|x| x * x).sum::<f32>().sqrt()
+    }
+}

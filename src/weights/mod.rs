@@ -1,0 +1,93 @@
+//! Where weights come from. Owns the one interface between files and the GPU: a named tensor is
+//! read piece by piece as f32, so that nothing is ever held twice. One file a format.
+
+use crate::error::{Error, Result};
+
+/// The type in which a file stores a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DType {
+    F32,
+    F16,
+    BF16,
+}
+
+impl DType {
+    /// Bytes an element takes in the file.
+    pub fn size_bytes(self) -> usize {
+        match self {
+            DType::F32 => 4,
+            DType::F16 | DType::BF16 => 2,
+        }
+    }
+}
+
+/// Shape and stored type of one tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorInfo {
+    pub dtype: DType,
+    /// Row-major; `[out, in]` for matrices.
+    pub shape: Vec<usize>,
+}
+
+impl TensorInfo {
+    /// Number of elements.
+    pub fn n_elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// A set of named tensors that can be read in pieces.
+pub trait TensorSource {
+    /// What to call this source in errors: a file or folder name.
+    fn label(&self) -> &str;
+
+    /// The names of all tensors, in a stable order.
+    fn names(&self) -> Vec<&str>;
+
+    /// Shape and type of a tensor, `None` if there is none of this name.
+    fn info(&self, name: &str) -> Option<&TensorInfo>;
+
+    /// Reads `out.len()` elements of `name`, from row-major flat index `start` on, as f32.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`] for an unknown name, [`Error::Io`] or [`Error::Format`] if the
+    /// file cannot deliver them.
+    ///
+    /// # Panics
+    /// If the range reaches past the tensor's end.
+    fn read_f32(&self, name: &str, start: usize, out: &mut [f32]) -> Result<()>;
+
+    /// Checks that `name` is there with exactly this shape.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensor`] or [`Error::TensorShape`].
+    fn expect(&self, name: &str, shape: &[usize]) -> Result<()> {
+        match self.info(name) {
+            None => Err(Error::MissingTensor {
+                file: self.label().into(),
+                name: name.into(),
+            }),
+            Some(info) if info.shape != shape => Err(Error::TensorShape {
+                file: self.label().into(),
+                name: name.into(),
+                expected: shape.to_vec(),
+                found: info.shape.clone(),
+            }),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// The whole tensor as f32; for small ones (norms, adapter projections, the CPU twin).
+    ///
+    /// # Errors
+    /// As [`TensorSource::read_f32`].
+    fn read_all(&self, name: &str) -> Result<Vec<f32>> {
+        let info = self.info(name).ok_or_else(|| Error::MissingTensor {
+            file: self.label().into(),
+            name: name.into(),
+        })?;
+        let mut out = vec![0.0; info.n_elements()];
+        self.read_f32(name, 0, &mut out)?;
+        Ok(out)
+    }
+}

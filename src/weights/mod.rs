@@ -1,6 +1,9 @@
 //! Where weights come from. Owns the one interface between files and the GPU: a named tensor is
 //! read piece by piece as f32, so that nothing is ever held twice. One file a format.
 
+pub mod bytes;
+pub mod safetensors;
+
 use crate::error::{Error, Result};
 
 /// The type in which a file stores a tensor.

@@ -3,6 +3,7 @@
 
 pub mod bytes;
 pub mod safetensors;
+pub mod torch;
 
 use crate::error::{Error, Result};
 

@@ -413,6 +413,19 @@ impl DeltaConfig {
         !self.couple_lambda && self.state_update_mode != StateUpdateMode::NoLambda
     }
 
+    /// What a correction W_Δ·ρ is multiplied with: α / r, times `sigmoid(delta_scale_raw)·max` if
+    /// that is trained. `raw_scale` is the layer's `delta_scale_raw`, empty if there is none.
+    pub fn correction_factor(&self, head: DeltaHead, raw_scale: &[f32]) -> f32 {
+        let factor = self.alpha / self.rank as f32;
+        match self.delta_scale {
+            None => factor,
+            Some(scale) => {
+                let raw = raw_scale[if scale.per_head { head as usize } else { 0 }];
+                factor * (1.0 / (1.0 + (-raw).exp())) * scale.max
+            }
+        }
+    }
+
     /// The wrapped layers of a backbone, ascending.
     ///
     /// # Errors

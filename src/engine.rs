@@ -1,6 +1,9 @@
 //! One model call, on the GPU or on the CPU twin. Owns the request and result types that session,
 //! replay and bench share, and the choice between the two implementations.
 
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+
 /// One forward pass over `tokens`, continuing the KV cache and the memory (SPEC.md section 3).
 #[derive(Debug, Clone, Copy)]
 pub struct Call<'a> {
@@ -11,6 +14,75 @@ pub struct Call<'a> {
     pub sentence_ids: Option<&'a [i64]>,
     /// False reads the memory and leaves it as it is.
     pub write_enabled: bool,
+}
+
+impl Call<'_> {
+    /// Checks the call against a model before it changes anything.
+    ///
+    /// # Errors
+    /// [`Error::Messages`] without tokens, [`Error::TokenOutOfRange`], [`Error::ContextFull`].
+    pub fn check(&self, config: &ModelConfig, n_past: usize, context_window: usize) -> Result<()> {
+        if self.tokens.is_empty() {
+            return Err(Error::Messages {
+                reason: "there is no token to process".into(),
+            });
+        }
+        let vocab_size = config.vocab_size;
+        if let Some(&id) = self.tokens.iter().find(|&&id| id as usize >= vocab_size) {
+            return Err(Error::TokenOutOfRange { id, vocab_size });
+        }
+        let needed = n_past.saturating_add(self.tokens.len());
+        if needed > context_window {
+            return Err(Error::ContextFull {
+                needed,
+                window: context_window,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Wanted<'_> {
+    /// Checks the settings against a model.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] or [`Error::TokenOutOfRange`].
+    pub fn check(&self, config: &ModelConfig) -> Result<()> {
+        if let WantedLogits::TopK { k, temperature } = self.logits {
+            if !(1..=MAX_TOP_K).contains(&k) {
+                return Err(Error::Setting {
+                    name: "top_k",
+                    reason: format!("{k} candidates; between 1 and {MAX_TOP_K} can be had"),
+                });
+            }
+            if !(temperature > 0.0 && temperature.is_finite()) {
+                return Err(Error::Setting {
+                    name: "temperature",
+                    reason: format!("{temperature} is not positive"),
+                });
+            }
+        }
+        if let Some(repetition) = self.repetition {
+            if !(repetition.penalty > 0.0 && repetition.penalty.is_finite()) {
+                return Err(Error::Setting {
+                    name: "repetition_penalty",
+                    reason: format!("{} is not positive", repetition.penalty),
+                });
+            }
+            let vocab_size = config.vocab_size;
+            let ids = repetition.ids;
+            if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
+                return Err(Error::TokenOutOfRange { id, vocab_size });
+            }
+            if ids.len() > vocab_size {
+                return Err(Error::Setting {
+                    name: "repetition_penalty",
+                    reason: "the listed tokens are not distinct".into(),
+                });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What a call hands back.

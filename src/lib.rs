@@ -3,7 +3,15 @@
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod gpu;
+pub mod kernels;
+pub mod kv_cache;
+pub mod matrix;
 pub mod memory;
+pub mod model;
+pub mod rope;
+pub mod shader;
+pub mod write_plan;
 pub mod weights;
 
 pub use error::{Error, Result};

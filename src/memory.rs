@@ -1,6 +1,8 @@
 //! The δ-mem state as a value: what the scan reads and writes, outside the GPU. Owns its layout
 //! and (below) its file format; the mathematics is in `reference/` and `shaders/`.
 
+use crate::error::{Error, Result};
+
 /// Which states there are. Two memories with equal dimensions hold the same number of floats in
 /// the same order, but belong together only if backbone and adapter agree too.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +46,27 @@ impl MemoryState {
         MemoryState {
             values: vec![0.0; dims.len()],
             dims,
+        }
+    }
+
+    /// Checks that this state is one of a model with these dimensions.
+    ///
+    /// # Errors
+    /// [`Error::MemoryMismatch`] naming the first dimension that differs.
+    pub fn expect_dims(&self, dims: &MemoryDims) -> Result<()> {
+        let differing = [
+            ("rank", self.dims.rank != dims.rank),
+            ("state heads", self.dims.num_state_heads != dims.num_state_heads),
+            ("wrapped layers", self.dims.layers != dims.layers),
+            ("number of values", self.values.len() != dims.len()),
+        ];
+        match differing.iter().find(|(_, differs)| *differs) {
+            None => Ok(()),
+            Some((field, _)) => Err(Error::MemoryMismatch {
+                field,
+                expected: format!("{dims:?}"),
+                found: format!("{:?} with {} values", self.dims, self.values.len()),
+            }),
         }
     }
 

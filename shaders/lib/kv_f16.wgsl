@@ -1,0 +1,12 @@
+// The KV cache of one layer as f16 pairs: [positions, n_kv_heads, head_dim / 2] u32.
+@group(0) @binding(6) var<storage, KV_ACCESS> key_cache: array<u32>;
+@group(0) @binding(7) var<storage, KV_ACCESS> value_cache: array<u32>;
+
+fn pack_pair(pair: vec2<f32>) -> u32 {
+    // values beyond f16 would become indeterminate
+    return pack2x16float(clamp(pair, vec2(-65504.0), vec2(65504.0)));
+}
+
+fn unpack_pair(pair: u32) -> vec2<f32> {
+    return unpack2x16float(pair);
+}

@@ -1,0 +1,7 @@
+// A weight matrix stored as f16, for devices with the shader-f16 feature: the loads convert.
+@group(0) @binding(8) var<storage, read> weight: array<vec4<f16>>; // [rows, ceil(k / 4)]
+
+// Elements 4·quad .. 4·quad + 3 of a row.
+fn weight_quad(row: u32, quad: u32) -> vec4<f32> {
+    return vec4<f32>(weight[row * params.weight_stride + quad]);
+}

@@ -1,0 +1,50 @@
+// y[t] = x[t] · Wᵀ for a few tokens                                      (SPEC.md section 1)
+// x: [T, ceil(k / 4)] vec4 f32, padding zero;  W: [rows, k] in any weight format
+// y: [T, y_stride] f32, written at y_offset + row
+// Plan: one workgroup computes ROWS_PER_WORKGROUP rows of one token, its invocations stride
+// through k; group.x = rows, group.y = token. Accumulates in f32.
+struct Params {
+    n_rows: u32,
+    n_quads: u32,       // ceil(k / 4)
+    weight_stride: u32, // units of the weight format a row
+    y_stride: u32,      // floats from token to token
+    y_offset: u32,      // floats before the first row
+    accumulate: u32,    // 1: y += …, 0: y = …
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+#import step
+@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
+#import weight
+@group(0) @binding(10) var<storage, read_write> y: array<f32>;
+
+#import reduce
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let token = group.y;
+    let first_row = group.x * ROWS_PER_WORKGROUP;
+    let last_row = params.n_rows - 1u;
+    var sums: array<f32, ROWS_PER_WORKGROUP>;
+    for (var quad = lane; quad < params.n_quads; quad += WORKGROUP_SIZE) {
+        let input = x[token * params.n_quads + quad];
+        for (var i = 0u; i < ROWS_PER_WORKGROUP; i++) {
+            // rows past the end repeat the last one and are not stored
+            sums[i] += dot(weight_quad(min(first_row + i, last_row), quad), input);
+        }
+    }
+    for (var i = 0u; i < ROWS_PER_WORKGROUP; i++) {
+        let total = reduce_add(lane, sums[i]);
+        if (lane == 0u && first_row + i <= last_row) {
+            let index = token * params.y_stride + params.y_offset + first_row + i;
+            if (params.accumulate == 1u) {
+                y[index] += total;
+            } else {
+                y[index] = total;
+            }
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! The device: which adapter, what it can do, buffers and read-back. Owns the device *tier* (what
+//! kernels may use) and turns wgpu's failures into typed errors; knows nothing of models.
+
+use crate::error::{Error, Result};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What the caller may ask of the device.
+#[derive(Debug, Clone, Default)]
+pub struct GpuOptions {
+    /// Part of the adapter's name, case ignored; `None` takes the system's choice.
+    pub adapter: Option<String>,
+    /// True asks for plain WebGPU limits and no optional feature, whatever the adapter has.
+    pub base_tier: bool,
+}
+
+/// What kernels may use on this device. The base tier is plain WebGPU: 8 storage buffers a stage,
+/// 128 MiB bindings, 256 invocations and 16 KiB of workgroup memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tier {
+    /// Subgroup operations.
+    pub subgroups: bool,
+    /// The f16 type in shaders.
+    pub f16: bool,
+    /// A CPU that emulates a GPU (lavapipe, SwiftShader): few lanes, slow barriers.
+    pub software: bool,
+    /// Largest storage binding, in bytes.
+    pub max_binding_bytes: u64,
+    /// Largest buffer, in bytes.
+    pub max_buffer_bytes: u64,
+    /// Most workgroups in one dimension of a dispatch.
+    pub max_workgroups: u32,
+}
+
+impl Tier {
+    /// Invocations of a workgroup that reduces together.
+    pub fn reduce_workgroup(&self) -> u32 {
+        // barriers are what a software adapter is slowest at
+        if self.software { 8 } else { 64 }
+    }
+}
+
+/// An open device.
+#[derive(Debug)]
+pub struct Gpu {
+    pub device: wgpu::Device,
+    pub queue: wgpu::Queue,
+    pub info: wgpu::AdapterInfo,
+    pub tier: Tier,
+    /// The first error that no call has reported yet.
+    failure: Arc<Mutex<Option<String>>>,
+}
+
+impl Gpu {
+    /// Opens a device.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] if there is none (of this name), [`Error::Gpu`] if it refuses.
+    pub async fn open(options: &GpuOptions) -> Result<Gpu> {
+        let adapter = choose_adapter(options).await?;
+        let info = adapter.get_info();
+        let optional = wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16;
+        let features = match options.base_tier {
+            true => wgpu::Features::empty(),
+            false => adapter.features() & optional,
+        };
+        let mut limits = wgpu::Limits::defaults();
+        if !options.base_tier {
+            let have = adapter.limits();
+            limits.max_storage_buffer_binding_size = have.max_storage_buffer_binding_size;
+            limits.max_buffer_size = have.max_buffer_size;
+        }
+        let tier = Tier {
+            subgroups: features.contains(wgpu::Features::SUBGROUP),
+            f16: features.contains(wgpu::Features::SHADER_F16),
+            software: info.device_type == wgpu::DeviceType::Cpu,
+            // bindings are multiples of 4 bytes, and some drivers report u64::MAX
+            max_binding_bytes: limits.max_storage_buffer_binding_size.min(1 << 31) & !255,
+            max_buffer_bytes: limits.max_buffer_size,
+            max_workgroups: limits.max_compute_workgroups_per_dimension,
+        };
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("deltamem"),
+                required_features: features,
+                required_limits: limits,
+                memory_hints: wgpu::MemoryHints::MemoryUsage,
+                ..Default::default()
+            })
+            .await
+            .map_err(|e| Error::Gpu {
+                reason: format!("{}: the device could not be opened: {e}", info.name),
+            })?;
+
+        let failure = Arc::new(Mutex::new(None));
+        let remember = |slot: Arc<Mutex<Option<String>>>, text: String| {
+            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+            slot.get_or_insert(text);
+        };
+        let slot = failure.clone();
+        device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
+            remember(slot.clone(), e.to_string());
+        }));
+        let slot = failure.clone();
+        device.set_device_lost_callback(move |reason, text| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                remember(slot.clone(), format!("the device was lost: {text}"));
+            }
+        });
+        Ok(Gpu {
+            device,
+            queue,
+            info,
+            tier,
+            failure,
+        })
+    }
+
+    /// Reports an error that arrived outside of any call: a lost device, a refused command.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] with the first such error since the last check.
+    pub fn check(&self) -> Result<()> {
+        let mut slot = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        match slot.take() {
+            Some(reason) => Err(Error::Gpu { reason }),
+            None => Ok(()),
+        }
+    }
+
+    /// A zeroed buffer of at least 4 bytes.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLimit`] above the device's buffer size, [`Error::OutOfMemory`].
+    pub async fn buffer(
+        &self,
+        label: &str,
+        size_bytes: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Result<wgpu::Buffer> {
+        let size = size_bytes.max(4).next_multiple_of(4);
+        let limit = match usage.contains(wgpu::BufferUsages::STORAGE) {
+            true => self.tier.max_binding_bytes.min(self.tier.max_buffer_bytes),
+            false => self.tier.max_buffer_bytes,
+        };
+        if size > limit {
+            return Err(Error::DeviceLimit {
+                what: format!("the buffer {label}"),
+                needed: size,
+                limit,
+                advice: "try a smaller --context, --kv f16 or smaller --weights",
+            });
+        }
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size,
+            usage,
+            mapped_at_creation: false,
+        });
+        match scope.pop().await {
+            None => Ok(buffer),
+            Some(_) => Err(Error::OutOfMemory {
+                what: label.into(),
+                size_bytes: size,
+            }),
+        }
+    }
+
+    /// A storage buffer that can be copied from and to.
+    ///
+    /// # Errors
+    /// As [`Gpu::buffer`].
+    pub async fn storage(&self, label: &str, size_bytes: u64) -> Result<wgpu::Buffer> {
+        use wgpu::BufferUsages as Usage;
+        self.buffer(label, size_bytes, Usage::STORAGE | Usage::COPY_SRC | Usage::COPY_DST)
+            .await
+    }
+
+    /// A storage buffer with these f32 values.
+    ///
+    /// # Errors
+    /// As [`Gpu::buffer`].
+    pub async fn storage_with(&self, label: &str, values: &[f32]) -> Result<wgpu::Buffer> {
+        let buffer = self.storage(label, 4 * values.len() as u64).await?;
+        if !values.is_empty() {
+            self.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(values));
+        }
+        Ok(buffer)
+    }
+
+    /// Copies several ranges `(buffer, offset, bytes)` after everything submitted so far and hands
+    /// them back, one after the other.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] if the device is lost, [`Error::OutOfMemory`] for the staging buffer.
+    pub async fn read(&self, ranges: &[(&wgpu::Buffer, u64, u64)]) -> Result<Vec<u8>> {
+        let total: u64 = ranges.iter().map(|r| r.2).sum();
+        if total == 0 {
+            return Ok(Vec::new());
+        }
+        use wgpu::BufferUsages as Usage;
+        let staging = self
+            .buffer("read-back", total, Usage::MAP_READ | Usage::COPY_DST)
+            .await?;
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        let mut at = 0;
+        for (buffer, offset, size) in ranges {
+            encoder.copy_buffer_to_buffer(buffer, *offset, &staging, at, *size);
+            at += size;
+        }
+        self.queue.submit([encoder.finish()]);
+        let (sender, receiver) = futures_channel::oneshot::channel();
+        staging.map_async(wgpu::MapMode::Read, .., move |result| {
+            // the receiver is gone if the caller gave up; nothing to tell then
+            let _ = sender.send(result);
+        });
+        self.wait()?;
+        let mapped = receiver.await;
+        self.check()?;
+        match mapped {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => {
+                return Err(Error::Gpu {
+                    reason: format!("reading back failed: {e}"),
+                });
+            }
+            Err(_) => {
+                return Err(Error::Gpu {
+                    reason: "reading back was given up".into(),
+                });
+            }
+        }
+        let view = staging.get_mapped_range(..).map_err(|e| Error::Gpu {
+            reason: format!("reading back failed: {e}"),
+        })?;
+        Ok(view[..total as usize].to_vec())
+    }
+
+    /// Waits for everything submitted (natively; a browser waits by itself).
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] if the device stopped answering.
+    pub fn wait(&self) -> Result<()> {
+        match self.device.poll(wgpu::PollType::wait_indefinitely()) {
+            Ok(_) => Ok(()),
+            Err(e) => Err(Error::Gpu {
+                reason: format!("waiting failed: {e}"),
+            }),
+        }
+    }
+}
+
+/// All adapters of this machine, for `doctor`.
+pub async fn adapters() -> Vec<wgpu::Adapter> {
+    wgpu::Instance::default().enumerate_adapters(wgpu::Backends::all()).await
+}
+
+async fn choose_adapter(options: &GpuOptions) -> Result<wgpu::Adapter> {
+    if let Some(wanted) = &options.adapter {
+        let all = adapters().await;
+        let names: Vec<String> = all.iter().map(|a| a.get_info().name).collect();
+        let found = all.into_iter().zip(&names);
+        let wanted = wanted.to_lowercase();
+        return found
+            .filter(|(_, name)| name.to_lowercase().contains(&wanted))
+            .map(|(adapter, _)| adapter)
+            .next()
+            .ok_or_else(|| Error::NoAdapter {
+                reason: format!("none is called {wanted:?}; there are {names:?}"),
+            });
+    }
+    wgpu::Instance::default()
+        .request_adapter(&wgpu::RequestAdapterOptions {
+            power_preference: wgpu::PowerPreference::HighPerformance,
+            ..Default::default()
+        })
+        .await
+        .map_err(|e| Error::NoAdapter {
+            reason: format!(
+                "{e}; on Debian or Ubuntu `apt-get install mesa-vulkan-drivers` brings a software adapter"
+            ),
+        })
+}

@@ -1,0 +1,304 @@
+//! The host side of the shaders: one file a kernel, each with its parameters, its bindings and a
+//! function that makes an [`Op`]. Owns pipelines, bind groups and dispatch sizes; the order of
+//! operations is `model.rs`'s.
+//!
+//! Everything is made at load. A step writes the [`Step`] numbers and records dispatches.
+
+mod argmax;
+mod attention;
+mod embed;
+mod linear;
+mod low_rank_add;
+mod memory_project;
+mod memory_read;
+mod memory_scan;
+mod repetition_penalty;
+mod rms_norm;
+mod rope_kv;
+mod segment_mean;
+mod silu_mul;
+mod top_k;
+
+pub use argmax::{ArgmaxParams, argmax};
+pub use attention::{AttentionParams, attention};
+pub use embed::{EmbedParams, embed};
+pub use linear::{LinearParams, LinearTarget, matmul, matvec};
+pub use low_rank_add::{LowRankAddParams, low_rank_add};
+pub use memory_project::{MemoryProjectParams, memory_project};
+pub use memory_read::{MemoryReadParams, memory_read};
+pub use memory_scan::{MemoryScanParams, memory_scan};
+pub use repetition_penalty::repetition_penalty;
+pub use rms_norm::{RmsNormParams, rms_norm};
+pub use rope_kv::{RopeKvParams, rope_kv};
+pub use segment_mean::{SegmentMeanParams, segment_mean};
+pub use silu_mul::{SiluMulParams, silu_mul};
+pub use top_k::{TopKParams, top_k};
+
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::shader::{self, Storage, Variant};
+use bytemuck::{Pod, Zeroable};
+use std::collections::HashMap;
+
+/// Declares the `#[repr(C)]` mirror of a shader's `Params`; all fields are 4 bytes, so offsets
+/// follow from the order, which `tests/shaders.rs` compares with the WGSL.
+macro_rules! params {
+    ($(#[$meta:meta])* pub struct $name:ident { $($(#[$field_meta:meta])* pub $field:ident: $type:ty,)* }) => {
+        $(#[$meta])*
+        #[repr(C)]
+        #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+        pub struct $name { $($(#[$field_meta])* pub $field: $type,)* }
+
+        impl $name {
+            /// Field names and types in memory order.
+            pub const FIELDS: &'static [(&'static str, &'static str)] =
+                &[$((stringify!($field), stringify!($type))),*];
+        }
+    };
+}
+pub(crate) use params;
+
+params! {
+    /// The numbers that change from call to call (`shaders/lib/step.wgsl`).
+    pub struct Step {
+        /// Tokens of this chunk.
+        pub n_tokens: u32,
+        /// Tokens in the KV cache before this chunk.
+        pub n_past: u32,
+        /// Write groups of this call.
+        pub n_groups: u32,
+        /// 1 / temperature, for `top_k`.
+        pub inverse_temperature: f32,
+    }
+}
+
+/// What a shader does with a binding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    Uniform,
+    Read,
+    ReadWrite,
+}
+
+/// The interface of a kernel, checked against its WGSL by `tests/shaders.rs`.
+#[derive(Debug)]
+pub struct KernelSpec {
+    pub name: &'static str,
+    /// Fields of `Params`; empty if the kernel has none.
+    pub params: &'static [(&'static str, &'static str)],
+    /// Storage bindings beside params (0) and step (1); the weight's (8, 9) come with the format.
+    pub bindings: &'static [(u32, Access)],
+    pub uses_step: bool,
+    pub uses_weight: bool,
+}
+
+/// Every kernel's interface.
+pub const SPECS: &[&KernelSpec] = &[
+    &embed::SPEC,
+    &rms_norm::SPEC,
+    &linear::MATVEC,
+    &linear::MATMUL,
+    &memory_project::SPEC,
+    &memory_scan::SPEC,
+    &memory_read::SPEC,
+    &segment_mean::SPEC,
+    &low_rank_add::SPEC,
+    &rope_kv::SPEC,
+    &attention::SPEC,
+    &silu_mul::SPEC,
+    &repetition_penalty::SPEC,
+    &argmax::SPEC,
+    &top_k::SPEC,
+];
+
+/// How many workgroups a dispatch takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grid {
+    /// Always this many.
+    Fixed(u32, u32),
+    /// x workgroups for each token.
+    PerToken(u32),
+    /// x workgroups for each tile of this many tokens.
+    PerTile(u32, u32),
+    /// One invocation an item, so many items a token, in workgroups of [`ELEMENTWISE`].
+    TokenItems(u32),
+    /// The same for write groups.
+    GroupItems(u32),
+}
+
+impl Grid {
+    fn workgroups(self, step: &Step) -> (u32, u32) {
+        match self {
+            Grid::Fixed(x, y) => (x, y),
+            Grid::PerToken(x) => (x, step.n_tokens),
+            Grid::PerTile(x, tile) => (x, step.n_tokens.div_ceil(tile)),
+            Grid::TokenItems(n) => ((step.n_tokens * n).div_ceil(ELEMENTWISE), 1),
+            Grid::GroupItems(n) => ((step.n_groups * n).div_ceil(ELEMENTWISE), 1),
+        }
+    }
+}
+
+/// Invocations of a workgroup where none talks to another.
+pub const ELEMENTWISE: u32 = 64;
+
+/// One recorded-to-be dispatch: pipeline, bindings and size.
+#[derive(Debug)]
+pub struct Op {
+    pipeline: wgpu::ComputePipeline,
+    bind_group: wgpu::BindGroup,
+    grid: Grid,
+}
+
+impl Op {
+    /// Records the dispatch for this step's sizes.
+    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, step: &Step) {
+        let (x, y) = self.grid.workgroups(step);
+        if x > 0 && y > 0 {
+            pass.set_pipeline(&self.pipeline);
+            pass.set_bind_group(0, &self.bind_group, &[]);
+            pass.dispatch_workgroups(x, y, 1);
+        }
+    }
+}
+
+/// Makes ops at load: compiles each distinct shader once and owns the step buffer.
+#[derive(Debug)]
+pub struct Kernels {
+    /// The uniform that every op reads its [`Step`] from.
+    pub step: wgpu::Buffer,
+    variant: Variant,
+    pipelines: HashMap<String, wgpu::ComputePipeline>,
+    reduce_workgroup: u32,
+}
+
+impl Kernels {
+    /// For one model: `kv` is the storage of its cache, `rank` and `head_dim` its sizes.
+    ///
+    /// # Errors
+    /// As [`Gpu::buffer`].
+    pub async fn new(gpu: &Gpu, kv: Storage, rank: usize, head_dim: usize) -> Result<Kernels> {
+        use wgpu::BufferUsages as Usage;
+        let step = gpu
+            .buffer("step", size_of::<Step>() as u64, Usage::UNIFORM | Usage::COPY_DST)
+            .await?;
+        Ok(Kernels {
+            step,
+            variant: Variant {
+                weight: Storage::F32,
+                kv,
+                kv_write: false,
+                subgroups: gpu.tier.subgroups,
+                f16: gpu.tier.f16,
+                enable_subgroups_line: cfg!(target_arch = "wasm32"),
+                workgroup_size: ELEMENTWISE,
+                rank: rank as u32,
+                head_dim: head_dim as u32,
+            },
+            pipelines: HashMap::new(),
+            reduce_workgroup: gpu.tier.reduce_workgroup(),
+        })
+    }
+
+    /// The variant for kernels whose workgroups reduce together.
+    fn reducing(&self) -> Variant {
+        Variant {
+            workgroup_size: self.reduce_workgroup,
+            ..self.variant
+        }
+    }
+
+    /// Makes an op: compiles the kernel if need be, uploads its params, binds its buffers.
+    async fn op<P: Pod>(
+        &mut self,
+        gpu: &Gpu,
+        spec: &'static KernelSpec,
+        variant: Variant,
+        params: &P,
+        buffers: &[(u32, &wgpu::Buffer)],
+        grid: Grid,
+    ) -> Result<Op> {
+        debug_assert_eq!(size_of::<P>(), 4 * spec.params.len(), "{}", spec.name);
+        let pipeline = self.pipeline(gpu, spec, &variant).await?;
+        let params_buffer = gpu
+            .buffer(
+                spec.name,
+                size_of::<P>() as u64,
+                wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            )
+            .await?;
+        let mut entries = Vec::with_capacity(buffers.len() + 2);
+        let mut bind = |binding: u32, buffer: &wgpu::Buffer| {
+            entries.push((binding, buffer.clone()));
+        };
+        if !spec.params.is_empty() {
+            gpu.queue.write_buffer(&params_buffer, 0, bytemuck::bytes_of(params));
+            bind(0, &params_buffer);
+        }
+        if spec.uses_step {
+            bind(1, &self.step);
+        }
+        for (binding, buffer) in buffers {
+            bind(*binding, buffer);
+        }
+        let entries: Vec<_> = entries
+            .iter()
+            .map(|(binding, buffer)| wgpu::BindGroupEntry {
+                binding: *binding,
+                resource: buffer.as_entire_binding(),
+            })
+            .collect();
+        let bind_group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(spec.name),
+            layout: &pipeline.get_bind_group_layout(0),
+            entries: &entries,
+        });
+        Ok(Op {
+            pipeline,
+            bind_group,
+            grid,
+        })
+    }
+
+    async fn pipeline(
+        &mut self,
+        gpu: &Gpu,
+        spec: &KernelSpec,
+        variant: &Variant,
+    ) -> Result<wgpu::ComputePipeline> {
+        let source = shader::source(spec.name, variant);
+        if let Some(pipeline) = self.pipelines.get(&source) {
+            return Ok(pipeline.clone());
+        }
+        let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let module = gpu.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            label: Some(spec.name),
+            source: wgpu::ShaderSource::Wgsl(source.as_str().into()),
+        });
+        let pipeline = gpu
+            .device
+            .create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+                label: Some(spec.name),
+                layout: None,
+                module: &module,
+                entry_point: Some("main"),
+                compilation_options: wgpu::PipelineCompilationOptions {
+                    // every workgroup variable is written before it is read
+                    zero_initialize_workgroup_memory: false,
+                    ..Default::default()
+                },
+                cache: None,
+            });
+        if let Some(e) = scope.pop().await {
+            return Err(Error::Gpu {
+                reason: format!("kernel {} does not compile here: {e}", spec.name),
+            });
+        }
+        self.pipelines.insert(source, pipeline.clone());
+        Ok(pipeline)
+    }
+}
+
+/// For kernels without params.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+pub struct NoParams {}

@@ -1,0 +1,221 @@
+//! A weight matrix on the GPU. Owns its storage format, its split into bindings and the streaming
+//! from a tensor source: rows pass through host memory a few megabytes at a time.
+
+use crate::error::Result;
+use crate::gpu::Gpu;
+use crate::shader::{MATVEC_ROWS, Storage};
+use crate::weights::TensorSource;
+use crate::weights::quantize::{encode_row, row_bytes, row_stride};
+
+/// Bytes of f32 rows that are converted at a time.
+const PIECE_BYTES: usize = 4 << 20;
+/// Bytes handed to the queue before it is made to let go of its copies.
+const FLUSH_BYTES: u64 = 64 << 20;
+
+/// `[n_rows, k]` in one storage format, in as many parts as the device's binding size asks for.
+#[derive(Debug)]
+pub struct Matrix {
+    pub k: usize,
+    pub n_rows: usize,
+    pub storage: Storage,
+    pub parts: Vec<MatrixPart>,
+}
+
+/// Consecutive rows of a matrix that fit into one binding.
+#[derive(Debug)]
+pub struct MatrixPart {
+    pub row_start: usize,
+    pub n_rows: usize,
+    values: wgpu::Buffer,
+    scales: Option<wgpu::Buffer>,
+}
+
+impl MatrixPart {
+    /// The other bindings of a kernel together with this part's (8 values, 9 scales).
+    pub fn bindings<'a>(
+        &'a self,
+        others: &[(u32, &'a wgpu::Buffer)],
+    ) -> Vec<(u32, &'a wgpu::Buffer)> {
+        let mut all = others.to_vec();
+        all.push((8, &self.values));
+        all.extend(self.scales.iter().map(|scales| (9, scales)));
+        all
+    }
+}
+
+/// Host-side bookkeeping of an upload: bytes since the last flush, and who wants to know.
+pub struct Uploader<'a> {
+    gpu: &'a Gpu,
+    pending_bytes: u64,
+    done_elements: u64,
+    total_elements: u64,
+    progress: &'a mut dyn FnMut(u64, u64),
+}
+
+impl<'a> Uploader<'a> {
+    /// `progress` is called with (elements done, elements in all).
+    pub fn new(gpu: &'a Gpu, total_elements: u64, progress: &'a mut dyn FnMut(u64, u64)) -> Self {
+        Uploader {
+            gpu,
+            pending_bytes: 0,
+            done_elements: 0,
+            total_elements,
+            progress,
+        }
+    }
+
+    /// The device that is uploaded to.
+    pub fn gpu(&self) -> &'a Gpu {
+        self.gpu
+    }
+
+    /// A small f32 tensor (a norm, a bias) as it is.
+    ///
+    /// # Errors
+    /// Those of the source and of [`Gpu::buffer`].
+    pub async fn vector(&mut self, source: &dyn TensorSource, name: &str) -> Result<wgpu::Buffer> {
+        let values = source.read_all(name)?;
+        let buffer = self.gpu.storage_with(name, &values).await?;
+        self.done(values.len() as u64);
+        Ok(buffer)
+    }
+
+    /// Several tensors `[n_i, k]`, one below the other, as one matrix.
+    ///
+    /// # Errors
+    /// Those of the source and of [`Gpu::buffer`].
+    pub async fn matrix(
+        &mut self,
+        source: &dyn TensorSource,
+        tensors: &[(String, usize)],
+        k: usize,
+        storage: Storage,
+    ) -> Result<Matrix> {
+        let n_rows = tensors.iter().map(|(_, n)| n).sum();
+        let label = tensors.first().map_or("", |(name, _)| name.as_str());
+        let matrix = Matrix::empty(self.gpu, label, n_rows, k, storage).await?;
+        let piece_rows = (PIECE_BYTES / (4 * k)).max(1);
+        let mut piece = vec![0.0; piece_rows * k];
+        let mut row = 0;
+        for (name, n) in tensors {
+            for start in (0..*n).step_by(piece_rows) {
+                let n_piece = piece_rows.min(n - start);
+                let values = &mut piece[..n_piece * k];
+                source.read_f32(name, start * k, values)?;
+                self.rows(&matrix, row, values)?;
+                row += n_piece;
+            }
+        }
+        Ok(matrix)
+    }
+
+    /// Encodes rows and writes them at `row_start`, across parts.
+    fn rows(&mut self, matrix: &Matrix, row_start: usize, rows: &[f32]) -> Result<()> {
+        let (values, scales) = encode_rows(matrix.storage, rows, matrix.k);
+        let (value_bytes, scale_bytes) = row_bytes(matrix.storage, matrix.k);
+        let row_end = row_start + rows.len() / matrix.k;
+        for part in &matrix.parts {
+            let from = row_start.max(part.row_start);
+            let to = row_end.min(part.row_start + part.n_rows);
+            if from >= to {
+                continue;
+            }
+            let write = |buffer: &wgpu::Buffer, bytes: &[u8], row_bytes: usize| {
+                let offset = ((from - part.row_start) * row_bytes) as u64;
+                let bytes = &bytes[(from - row_start) * row_bytes..(to - row_start) * row_bytes];
+                self.gpu.queue.write_buffer(buffer, offset, bytes);
+            };
+            write(&part.values, &values, value_bytes);
+            if let Some(buffer) = &part.scales {
+                write(buffer, &scales, scale_bytes);
+            }
+        }
+        self.pending_bytes += (values.len() + scales.len()) as u64;
+        if self.pending_bytes >= FLUSH_BYTES {
+            self.flush()?;
+        }
+        self.done(rows.len() as u64);
+        Ok(())
+    }
+
+    /// Makes the queue copy what was written and release its staging memory.
+    ///
+    /// # Errors
+    /// As [`Gpu::wait`] and [`Gpu::check`].
+    pub fn flush(&mut self) -> Result<()> {
+        self.pending_bytes = 0;
+        self.gpu.queue.submit([]);
+        self.gpu.wait()?;
+        self.gpu.check()
+    }
+
+    fn done(&mut self, elements: u64) {
+        self.done_elements += elements;
+        (self.progress)(self.done_elements, self.total_elements);
+    }
+}
+
+impl Matrix {
+    /// Storage units a row, as the kernels count them.
+    pub fn row_stride(&self) -> u32 {
+        row_stride(self.storage, self.k)
+    }
+
+    async fn empty(
+        gpu: &Gpu,
+        label: &str,
+        n_rows: usize,
+        k: usize,
+        storage: Storage,
+    ) -> Result<Matrix> {
+        let (value_bytes, scale_bytes) = row_bytes(storage, k);
+        let limit = gpu.tier.max_binding_bytes.min(gpu.tier.max_buffer_bytes) as usize;
+        // a row that does not fit alone fails below, in `storage`, with the device's limit
+        let most_rows = (limit / value_bytes)
+            .min(gpu.tier.max_workgroups as usize * MATVEC_ROWS as usize)
+            .max(1);
+        let mut parts = Vec::new();
+        for row_start in (0..n_rows).step_by(most_rows) {
+            let n_part = most_rows.min(n_rows - row_start);
+            parts.push(MatrixPart {
+                row_start,
+                n_rows: n_part,
+                values: gpu.storage(label, (n_part * value_bytes) as u64).await?,
+                scales: match scale_bytes {
+                    0 => None,
+                    bytes => Some(gpu.storage(label, (n_part * bytes) as u64).await?),
+                },
+            });
+        }
+        Ok(Matrix {
+            k,
+            n_rows,
+            storage,
+            parts,
+        })
+    }
+}
+
+/// Values and scales of rows of `k` elements, one row after the other.
+fn encode_rows(storage: Storage, rows: &[f32], k: usize) -> (Vec<u8>, Vec<u8>) {
+    let n = rows.len() / k;
+    let (value_bytes, scale_bytes) = row_bytes(storage, k);
+    let mut values = vec![0; n * value_bytes];
+    let mut scales = vec![0; n * scale_bytes];
+    #[cfg(not(target_arch = "wasm32"))]
+    if scale_bytes > 0 {
+        use rayon::prelude::*;
+        let targets = values.par_chunks_exact_mut(value_bytes);
+        targets
+            .zip(scales.par_chunks_exact_mut(scale_bytes))
+            .zip(rows.par_chunks_exact(k))
+            .for_each(|((values, scales), row)| encode_row(storage, row, values, scales));
+        return (values, scales);
+    }
+    for (i, row) in rows.chunks_exact(k).enumerate() {
+        let values = &mut values[i * value_bytes..][..value_bytes];
+        let scales = &mut scales[i * scale_bytes..][..scale_bytes];
+        encode_row(storage, row, values, scales);
+    }
+    (values, scales)
+}

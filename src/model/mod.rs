@@ -1,0 +1,507 @@
+//! The forward pass on the GPU, in the order of SPEC.md sections 1 to 3. Owns what a call does:
+//! chunks, write plan, dispatch order, read-back. `load.rs` makes the operations it records.
+
+mod load;
+
+pub use load::{DEFAULT_CHUNK, DEFAULT_CONTEXT, LoadOptions, context_window};
+
+use crate::config::{DeltaConfig, ModelConfig};
+use crate::engine::{Call, Outputs, RepetitionPenalty, TopK, Wanted, WantedLogits};
+use crate::error::{Error, Result};
+use crate::gpu::Gpu;
+use crate::kernels::{Op, Step};
+use crate::memory::{MemoryDims, MemoryState};
+use crate::reference;
+use crate::shader::TOP_K_CAPACITY;
+use crate::write_plan::WritePlan;
+use load::{Buffers, GroupWrites};
+
+/// A loaded model with its KV cache and its memory.
+#[derive(Debug)]
+pub struct Model {
+    gpu: Gpu,
+    config: ModelConfig,
+    delta: Option<DeltaConfig>,
+    dims: MemoryDims,
+    options: LoadOptions,
+    context_window: usize,
+    /// Tokens in the KV cache.
+    n_past: usize,
+    /// Where the last token's logits are, once a call computed some.
+    last_logits_row: Option<usize>,
+    kernels: crate::kernels::Kernels,
+    buffers: Buffers,
+    embed: Vec<Op>,
+    layers: Vec<Layer>,
+    head: Head,
+    groups: Option<GroupWrites>,
+}
+
+/// Operations of one decoder layer.
+#[derive(Debug)]
+struct Layer {
+    input_norm: Op,
+    qkv: Linear,
+    memory: Option<MemoryLayer>,
+    /// Qwen3's norms of q and k heads.
+    qk_norm: Vec<Op>,
+    rope_kv: Op,
+    attention: Op,
+    output: Linear,
+    post_norm: Op,
+    gate_up: Linear,
+    silu_mul: Op,
+    down: Linear,
+}
+
+/// Operations of δ-mem in one wrapped layer.
+#[derive(Debug)]
+struct MemoryLayer {
+    /// Linear part of m_q, m_k, m_v, β and λ for each token.
+    rows: Linear,
+    project: Op,
+    scan: Op,
+    read: Op,
+    /// Δq, Δk, Δv into the concatenated projections.
+    correct_qkv: Vec<Op>,
+    /// Δo, through its norm if there is one, into the residual stream.
+    correct_output: Vec<Op>,
+    bias: wgpu::Buffer,
+}
+
+/// A matrix product in its two forms.
+#[derive(Debug)]
+struct Linear {
+    few: Vec<Op>,
+    many: Vec<Op>,
+}
+
+impl Linear {
+    /// From how many tokens on the tiled form is taken.
+    const MANY: u32 = 8;
+
+    fn record(&self, pass: &mut wgpu::ComputePass<'_>, step: &Step) {
+        let ops = if step.n_tokens < Linear::MANY { &self.few } else { &self.many };
+        record_all(ops, pass, step);
+    }
+}
+
+/// Operations after the last layer.
+#[derive(Debug)]
+struct Head {
+    norm_all: Op,
+    logits_all: Linear,
+    norm_last: Op,
+    logits_last: Vec<Op>,
+    penalty: Op,
+    argmax: Op,
+    top_k: Op,
+}
+
+fn record_all(ops: &[Op], pass: &mut wgpu::ComputePass<'_>, step: &Step) {
+    for op in ops {
+        op.record(pass, step);
+    }
+}
+
+impl Model {
+    /// The backbone's dimensions.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// The device that it runs on.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// How it was loaded.
+    pub fn options(&self) -> &LoadOptions {
+        &self.options
+    }
+
+    /// Which states it has; empty without δ-mem.
+    pub fn memory_dims(&self) -> &MemoryDims {
+        &self.dims
+    }
+
+    /// Tokens in the KV cache.
+    pub fn n_past(&self) -> usize {
+        self.n_past
+    }
+
+    /// Most tokens that the KV cache holds.
+    pub fn context_window(&self) -> usize {
+        self.context_window
+    }
+
+    /// Forgets the KV cache from position `n` on; the memory stays.
+    pub fn truncate(&mut self, n: usize) {
+        self.n_past = self.n_past.min(n);
+    }
+
+    /// One call (SPEC.md section 3). Long calls are cut into chunks, which changes no result.
+    ///
+    /// # Errors
+    /// [`Error::TokenOutOfRange`], [`Error::ContextFull`] or [`Error::Messages`] (no tokens) before
+    /// anything has changed; [`Error::Gpu`] or [`Error::OutOfMemory`] from the device.
+    pub async fn forward(&mut self, call: &Call<'_>, wanted: Wanted<'_>) -> Result<Outputs> {
+        self.check(call, &wanted)?;
+        let plan = WritePlan::new(self.delta.as_ref(), call);
+        let n_groups = match &plan {
+            WritePlan::Groups { n_groups, .. } => *n_groups,
+            _ => 0,
+        };
+        if n_groups > 0 {
+            self.make_room_for_groups(n_groups).await?;
+        }
+        let capture = match wanted.intermediates {
+            true => Some(Capture::new(&self.gpu, self, call.tokens.len()).await?),
+            false => None,
+        };
+        let chunk = match wanted.logits {
+            WantedLogits::All => self.options.chunk.min(self.options.logits_rows),
+            _ => self.options.chunk,
+        };
+        if let Some(repetition) = wanted.repetition {
+            self.upload_penalty(repetition);
+        }
+
+        let mut outputs = Outputs::default();
+        let n_tokens = call.tokens.len();
+        for start in (0..n_tokens).step_by(chunk) {
+            let end = (start + chunk).min(n_tokens);
+            let step = Step {
+                n_tokens: (end - start) as u32,
+                n_past: self.n_past as u32,
+                n_groups: n_groups as u32,
+                inverse_temperature: match wanted.logits {
+                    WantedLogits::TopK { temperature, .. } => 1.0 / temperature,
+                    _ => 1.0,
+                },
+            };
+            let chunk_plan = plan.slice(start..end);
+            self.upload_step(&step, &call.tokens[start..end], &chunk_plan);
+            let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+            if start == 0 && let Some(groups) = &self.groups {
+                encoder.clear_buffer(&groups.mean, 0, None);
+            }
+            self.record_layers(&mut encoder, &step, &chunk_plan, capture.as_ref(), start);
+            if end == n_tokens && n_groups > 0 {
+                self.record_group_writes(&mut encoder, &step);
+            }
+            self.record_head(&mut encoder, &step, &wanted, end == n_tokens);
+            self.gpu.queue.submit([encoder.finish()]);
+            self.n_past += end - start;
+            if wanted.logits == WantedLogits::All {
+                let bytes = 4 * ((end - start) * self.config.vocab_size) as u64;
+                let read = self.gpu.read(&[(&self.buffers.logits, 0, bytes)]).await?;
+                outputs.logits.extend(floats(&read));
+                self.last_logits_row = Some(end - start - 1);
+            }
+        }
+        self.read_results(&wanted, &mut outputs).await?;
+        if let Some(capture) = capture {
+            capture.read(&self.gpu, self, &mut outputs).await?;
+        }
+        self.gpu.check()?;
+        Ok(outputs)
+    }
+
+    /// The last call's logits of its last token (after a repetition penalty), `[vocab_size]`.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if no call has computed any; [`Error::Gpu`] from the device.
+    pub async fn last_logits(&self) -> Result<Vec<f32>> {
+        let row = self.last_logits_row.ok_or_else(|| Error::Setting {
+            name: "logits",
+            reason: "no call has computed any yet".into(),
+        })?;
+        let bytes = 4 * self.config.vocab_size as u64;
+        let read = self.gpu.read(&[(&self.buffers.logits, row as u64 * bytes, bytes)]);
+        Ok(floats(&read.await?).collect())
+    }
+
+    /// The memory as it stands.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] from the device.
+    pub async fn read_memory(&self) -> Result<MemoryState> {
+        let bytes = 4 * self.dims.len() as u64;
+        let read = self.gpu.read(&[(&self.buffers.state, 0, bytes)]).await?;
+        Ok(MemoryState {
+            dims: self.dims.clone(),
+            values: floats(&read).collect(),
+        })
+    }
+
+    /// Replaces the memory; the KV cache stays.
+    ///
+    /// # Errors
+    /// [`Error::MemoryMismatch`] for other dimensions; nothing has changed then.
+    pub fn write_memory(&mut self, memory: &MemoryState) -> Result<()> {
+        memory.expect_dims(&self.dims)?;
+        if !memory.values.is_empty() {
+            let bytes = bytemuck::cast_slice(&memory.values);
+            self.gpu.queue.write_buffer(&self.buffers.state, 0, bytes);
+        }
+        Ok(())
+    }
+
+    fn check(&self, call: &Call<'_>, wanted: &Wanted<'_>) -> Result<()> {
+        call.check(&self.config, self.n_past, self.context_window)?;
+        wanted.check(&self.config)
+    }
+
+    fn upload_step(&self, step: &Step, tokens: &[u32], plan: &WritePlan) {
+        let queue = &self.gpu.queue;
+        queue.write_buffer(&self.kernels.step, 0, bytemuck::bytes_of(step));
+        queue.write_buffer(&self.buffers.tokens, 0, bytemuck::cast_slice(tokens));
+        if let WritePlan::Groups {
+            group_of_token,
+            weight,
+            ..
+        } = plan
+        {
+            let groups: Vec<u32> = group_of_token.iter().map(|g| g.unwrap_or(u32::MAX)).collect();
+            queue.write_buffer(&self.buffers.group_of_token, 0, bytemuck::cast_slice(&groups));
+            queue.write_buffer(&self.buffers.weight_of_token, 0, bytemuck::cast_slice(weight));
+        }
+    }
+
+    fn upload_penalty(&self, repetition: RepetitionPenalty<'_>) {
+        let mut words = vec![repetition.ids.len() as u32, repetition.penalty.to_bits()];
+        words.extend(repetition.ids);
+        let bytes = bytemuck::cast_slice(&words);
+        self.gpu.queue.write_buffer(&self.buffers.penalty_ids, 0, bytes);
+    }
+
+    fn record_layers(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        step: &Step,
+        plan: &WritePlan,
+        capture: Option<&Capture>,
+        first_token: usize,
+    ) {
+        // one pass for all layers, unless something is copied out between them
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        record_all(&self.embed, &mut pass, step);
+        for (index, layer) in self.layers.iter().enumerate() {
+            self.record_layer(&mut pass, layer, index, step, plan);
+            if let Some(capture) = capture {
+                drop(pass);
+                capture.record(encoder, self, index, first_token, step.n_tokens as usize);
+                pass = encoder.begin_compute_pass(&Default::default());
+            }
+        }
+    }
+
+    /// One decoder layer; reads like SPEC.md section 1 with section 2 between its lines.
+    fn record_layer(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        layer: &Layer,
+        index: usize,
+        step: &Step,
+        plan: &WritePlan,
+    ) {
+        layer.input_norm.record(pass, step);
+        layer.qkv.record(pass, step);
+        if let Some(memory) = &layer.memory {
+            memory.rows.record(pass, step);
+            memory.project.record(pass, step);
+            match plan {
+                WritePlan::PerToken => memory.scan.record(pass, step),
+                WritePlan::ReadOnly => memory.read.record(pass, step),
+                WritePlan::Groups { .. } => {
+                    memory.read.record(pass, step);
+                    if let Some(groups) = &self.groups {
+                        groups.accumulate[self.wrapped_index(index)].record(pass, step);
+                    }
+                }
+            }
+            record_all(&memory.correct_qkv, pass, step);
+        }
+        record_all(&layer.qk_norm, pass, step);
+        layer.rope_kv.record(pass, step);
+        layer.attention.record(pass, step);
+        layer.output.record(pass, step);
+        if let Some(memory) = &layer.memory {
+            record_all(&memory.correct_output, pass, step);
+        }
+        layer.post_norm.record(pass, step);
+        layer.gate_up.record(pass, step);
+        layer.silu_mul.record(pass, step);
+        layer.down.record(pass, step);
+    }
+
+    /// The writes that had to wait for the end of the call: one a group, in ascending order.
+    fn record_group_writes(&self, encoder: &mut wgpu::CommandEncoder, step: &Step) {
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        if let Some(groups) = &self.groups {
+            for (project, scan) in &groups.write {
+                project.record(&mut pass, step);
+                scan.record(&mut pass, step);
+            }
+        }
+    }
+
+    fn record_head(
+        &mut self,
+        encoder: &mut wgpu::CommandEncoder,
+        step: &Step,
+        wanted: &Wanted<'_>,
+        is_last_chunk: bool,
+    ) {
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        match wanted.logits {
+            WantedLogits::None => {}
+            WantedLogits::All => {
+                self.head.norm_all.record(&mut pass, step);
+                self.head.logits_all.record(&mut pass, step);
+            }
+            WantedLogits::Argmax | WantedLogits::TopK { .. } | WantedLogits::Last => {
+                if !is_last_chunk {
+                    return;
+                }
+                self.head.norm_last.record(&mut pass, step);
+                record_all(&self.head.logits_last, &mut pass, step);
+                self.last_logits_row = Some(0);
+                if wanted.repetition.is_some() {
+                    self.head.penalty.record(&mut pass, step);
+                }
+                match wanted.logits {
+                    WantedLogits::Argmax => self.head.argmax.record(&mut pass, step),
+                    WantedLogits::TopK { k, .. } => {
+                        let k = [k as u32];
+                        let settings = &self.buffers.top_k_settings;
+                        self.gpu.queue.write_buffer(settings, 0, bytemuck::cast_slice(&k));
+                        self.head.top_k.record(&mut pass, step);
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    async fn read_results(&self, wanted: &Wanted<'_>, outputs: &mut Outputs) -> Result<()> {
+        match wanted.logits {
+            WantedLogits::None | WantedLogits::All => {}
+            WantedLogits::Last => outputs.logits = self.last_logits().await?,
+            WantedLogits::Argmax => {
+                let read = self.gpu.read(&[(&self.buffers.argmax, 0, 4)]).await?;
+                outputs.argmax = words(&read).next();
+            }
+            WantedLogits::TopK { k, temperature } => {
+                // as many as asked for and a few ties; the rest of the room is rarely filled
+                let room = (k + 16).min(TOP_K_CAPACITY as usize);
+                let bytes = 16 + 8 * room as u64;
+                let read = self.gpu.read(&[(&self.buffers.top_k, 0, bytes)]).await?;
+                let read: Vec<u32> = words(&read).collect();
+                outputs.top_k = Some(match read[0] as usize {
+                    count if count <= room => TopK::from_words(&read),
+                    _ => {
+                        let logits = self.last_logits().await?;
+                        reference::top_k(&logits, k, temperature)
+                    }
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Index among the wrapped layers of a layer that is one of them.
+    fn wrapped_index(&self, layer: usize) -> usize {
+        self.dims.layers.partition_point(|&l| l < layer)
+    }
+}
+
+impl TopK {
+    /// From `top_k.wgsl`'s result: count, bits of the sum, bits of the maximum, 0, then pairs.
+    fn from_words(words: &[u32]) -> TopK {
+        let pairs = words[4..].chunks_exact(2).take(words[0] as usize);
+        let mut candidates: Vec<(u32, f32)> =
+            pairs.map(|pair| (pair[0], f32::from_bits(pair[1]))).collect();
+        candidates.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        TopK {
+            candidates,
+            sum_exp: f32::from_bits(words[1]),
+        }
+    }
+}
+
+/// Copies of reads and hidden states of a whole call, made between layers for replay.
+struct Capture {
+    n_tokens: usize,
+    /// `[wrapped layers, tokens, R]` f32
+    reads: wgpu::Buffer,
+    /// `[layers, tokens, ceil(h/4)·4]` f32
+    hidden: wgpu::Buffer,
+}
+
+impl Capture {
+    async fn new(gpu: &Gpu, model: &Model, n_tokens: usize) -> Result<Capture> {
+        let reads = model.dims.layers.len() * n_tokens * model.n_read_rows();
+        let hidden = model.config.n_layers * n_tokens * model.hidden_stride();
+        Ok(Capture {
+            n_tokens,
+            reads: gpu.storage("captured reads", 4 * reads as u64).await?,
+            hidden: gpu.storage("captured hidden states", 4 * hidden as u64).await?,
+        })
+    }
+
+    fn record(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        model: &Model,
+        layer: usize,
+        first_token: usize,
+        n_tokens: usize,
+    ) {
+        let mut copy = |from: &wgpu::Buffer, to: &wgpu::Buffer, index: usize, row: usize| {
+            let at = 4 * ((index * self.n_tokens + first_token) * row) as u64;
+            encoder.copy_buffer_to_buffer(from, 0, to, at, 4 * (n_tokens * row) as u64);
+        };
+        copy(&model.buffers.x, &self.hidden, layer, model.hidden_stride());
+        if model.layers[layer].memory.is_some() {
+            let index = model.wrapped_index(layer);
+            copy(&model.buffers.reads, &self.reads, index, model.n_read_rows());
+        }
+    }
+
+    async fn read(&self, gpu: &Gpu, model: &Model, outputs: &mut Outputs) -> Result<()> {
+        let (stride, h) = (model.hidden_stride(), model.config.hidden_size);
+        let bytes = gpu.read(&[(&self.hidden, 0, self.hidden.size())]).await?;
+        let hidden: Vec<f32> = floats(&bytes).collect();
+        let layers = hidden.chunks_exact(self.n_tokens * stride);
+        outputs.hidden = layers
+            .map(|layer| layer.chunks_exact(stride).flat_map(|row| &row[..h]).copied().collect())
+            .collect();
+        if !model.dims.is_empty() {
+            let bytes = gpu.read(&[(&self.reads, 0, self.reads.size())]).await?;
+            let reads: Vec<f32> = floats(&bytes).collect();
+            let layers = reads.chunks_exact(self.n_tokens * model.n_read_rows());
+            outputs.reads = layers.map(<[f32]>::to_vec).collect();
+        }
+        Ok(())
+    }
+}
+
+impl Model {
+    fn n_read_rows(&self) -> usize {
+        self.dims.num_state_heads * self.dims.rank
+    }
+
+    fn hidden_stride(&self) -> usize {
+        self.config.hidden_size.next_multiple_of(4)
+    }
+}
+
+fn words(bytes: &[u8]) -> impl Iterator<Item = u32> + '_ {
+    bytes.chunks_exact(4).map(bytemuck::pod_read_unaligned)
+}
+
+fn floats(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
+    words(bytes).map(f32::from_bits)
+}

@@ -1,0 +1,139 @@
+//! From the files under `shaders/` to complete WGSL. Owns `#import`, the constants that come from
+//! Rust, and the choice of library variant by device tier; knows nothing of wgpu.
+//!
+//! A kernel says `#import reduce`; which file that means (`reduce_tree` or `reduce_subgroup`) is
+//! decided here from a [`Variant`], so a kernel's own text is the same on every device.
+
+use std::fmt::Write;
+
+/// Every kernel by name with its text, in the order of the forward pass.
+pub const KERNELS: &[(&str, &str)] = &[
+    ("embed", include_str!("../shaders/embed.wgsl")),
+    ("rms_norm", include_str!("../shaders/rms_norm.wgsl")),
+    ("matvec", include_str!("../shaders/matvec.wgsl")),
+    ("matmul", include_str!("../shaders/matmul.wgsl")),
+    ("memory_project", include_str!("../shaders/memory_project.wgsl")),
+    ("memory_scan", include_str!("../shaders/memory_scan.wgsl")),
+    ("memory_read", include_str!("../shaders/memory_read.wgsl")),
+    ("segment_mean", include_str!("../shaders/segment_mean.wgsl")),
+    ("low_rank_add", include_str!("../shaders/low_rank_add.wgsl")),
+    ("rope_kv", include_str!("../shaders/rope_kv.wgsl")),
+    ("attention", include_str!("../shaders/attention.wgsl")),
+    ("silu_mul", include_str!("../shaders/silu_mul.wgsl")),
+    ("repetition_penalty", include_str!("../shaders/repetition_penalty.wgsl")),
+    ("argmax", include_str!("../shaders/argmax.wgsl")),
+    ("top_k", include_str!("../shaders/top_k.wgsl")),
+];
+
+/// Every file under `shaders/lib`.
+pub const LIBRARY: &[(&str, &str)] = &[
+    ("step", include_str!("../shaders/lib/step.wgsl")),
+    ("reduce_tree", include_str!("../shaders/lib/reduce_tree.wgsl")),
+    ("reduce_subgroup", include_str!("../shaders/lib/reduce_subgroup.wgsl")),
+    ("weight_f32", include_str!("../shaders/lib/weight_f32.wgsl")),
+    ("weight_f16", include_str!("../shaders/lib/weight_f16.wgsl")),
+    ("weight_f16_native", include_str!("../shaders/lib/weight_f16_native.wgsl")),
+    ("weight_q8", include_str!("../shaders/lib/weight_q8.wgsl")),
+    ("weight_q4", include_str!("../shaders/lib/weight_q4.wgsl")),
+    ("kv_f32", include_str!("../shaders/lib/kv_f32.wgsl")),
+    ("kv_f16", include_str!("../shaders/lib/kv_f16.wgsl")),
+];
+
+/// How the numbers of a weight matrix or of the KV cache are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Storage {
+    F32,
+    F16,
+    Q8,
+    Q4,
+}
+
+impl Storage {
+    /// As on the command line: `f32`, `f16`, `q8`, `q4`.
+    pub fn name(self) -> &'static str {
+        ["f32", "f16", "q8", "q4"][self as usize]
+    }
+}
+
+/// Everything a kernel's text depends on besides its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Variant {
+    /// For `#import weight`.
+    pub weight: Storage,
+    /// For `#import kv`; [`Storage::F32`] or [`Storage::F16`].
+    pub kv: Storage,
+    /// True where the kernel writes the KV cache.
+    pub kv_write: bool,
+    /// Subgroup operations may be used.
+    pub subgroups: bool,
+    /// The `f16` type may be used.
+    pub f16: bool,
+    /// The browser's compiler wants `enable subgroups;`, naga refuses the line.
+    pub enable_subgroups_line: bool,
+    /// `WORKGROUP_SIZE`; a power of two.
+    pub workgroup_size: u32,
+    /// `RANK`, r.
+    pub rank: u32,
+    /// `HEAD_DIM`, d.
+    pub head_dim: u32,
+}
+
+/// Rows that a workgroup of `matvec` computes (`ROWS_PER_WORKGROUP`).
+pub const MATVEC_ROWS: u32 = 4;
+/// Tokens and rows of a tile of `matmul` (its own constant `TILE`).
+pub const MATMUL_TILE: u32 = 32;
+/// Candidates that `top_k` has room for (`CAPACITY`): 256 and their ties.
+pub const TOP_K_CAPACITY: u32 = 320;
+
+/// The complete WGSL of a kernel.
+///
+/// # Panics
+/// If there is no kernel of this name or it imports a file that does not exist: both are faults of
+/// this crate that the shader tests find.
+pub fn source(kernel: &str, variant: &Variant) -> String {
+    let body = find(KERNELS, kernel);
+    let mut text = String::new();
+    let wants = |name: &str| body.lines().any(|l| l.trim() == format!("#import {name}"));
+    if variant.f16 && variant.weight == Storage::F16 && wants("weight") {
+        text.push_str("enable f16;\n");
+    }
+    if variant.enable_subgroups_line && variant.subgroups && wants("reduce") {
+        text.push_str("enable subgroups;\n");
+    }
+    for (name, value) in [
+        ("WORKGROUP_SIZE", variant.workgroup_size),
+        ("RANK", variant.rank),
+        ("HEAD_DIM", variant.head_dim),
+        ("ROWS_PER_WORKGROUP", MATVEC_ROWS),
+        ("CAPACITY", TOP_K_CAPACITY),
+    ] {
+        writeln!(text, "const {name}: u32 = {value}u;").expect("writing to a string");
+    }
+    for line in body.lines() {
+        match line.trim().strip_prefix("#import ") {
+            Some(name) => text.push_str(find(LIBRARY, &library_file(name, variant))),
+            None => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    text.replace("KV_ACCESS", if variant.kv_write { "read_write" } else { "read" })
+}
+
+/// The library file that an import means on this device.
+fn library_file(import: &str, variant: &Variant) -> String {
+    match import {
+        "reduce" if variant.subgroups => "reduce_subgroup".into(),
+        "reduce" => "reduce_tree".into(),
+        "weight" if variant.weight == Storage::F16 && variant.f16 => "weight_f16_native".into(),
+        "weight" => format!("weight_{}", variant.weight.name()),
+        "kv" => format!("kv_{}", variant.kv.name()),
+        other => other.into(),
+    }
+}
+
+fn find(files: &'static [(&str, &str)], name: &str) -> &'static str {
+    match files.iter().find(|(file, _)| *file == name) {
+        Some((_, text)) => text,
+        None => panic!("no shader file named {name}"),
+    }
+}

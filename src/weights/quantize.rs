@@ -1,0 +1,199 @@
+//! How a matrix row is stored on the GPU: f32, f16, or blocks of 32 in 8 or 4 bits. Owns the byte
+//! layout that `shaders/lib/weight_*.wgsl` read, and its exact inverse for the CPU twin.
+//!
+//! Rows are padded with zeros to whole quads (f32, f16) or whole blocks (q8, q4). The scales of a
+//! quantised row are f16, padded to an even number so that every row begins on a u32.
+
+use crate::shader::Storage;
+use half::f16;
+
+/// Elements that share a scale.
+pub const BLOCK: usize = 32;
+
+/// Bytes of one stored row of `k` elements: (values, scales).
+pub fn row_bytes(storage: Storage, k: usize) -> (usize, usize) {
+    let scales = k.div_ceil(BLOCK).next_multiple_of(2) * 2;
+    match storage {
+        Storage::F32 => (k.next_multiple_of(4) * 4, 0),
+        Storage::F16 => (k.next_multiple_of(4) * 2, 0),
+        Storage::Q8 => (k.next_multiple_of(BLOCK), scales),
+        Storage::Q4 => (k.next_multiple_of(BLOCK) / 2, scales),
+    }
+}
+
+/// `weight_stride` of the kernels: storage units (vec4, 4 × f16, or u32 of quants) a row.
+pub fn row_stride(storage: Storage, k: usize) -> u32 {
+    let unit = match storage {
+        Storage::F32 => 16,
+        Storage::F16 => 8,
+        Storage::Q8 | Storage::Q4 => 4,
+    };
+    (row_bytes(storage, k).0 / unit) as u32
+}
+
+/// Stores one row into `values` and `scales`, whose lengths are those of [`row_bytes`].
+pub fn encode_row(storage: Storage, row: &[f32], values: &mut [u8], scales: &mut [u8]) {
+    match storage {
+        Storage::F32 => {
+            for (bytes, x) in values.chunks_exact_mut(4).zip(padded(row)) {
+                bytes.copy_from_slice(&x.to_le_bytes());
+            }
+        }
+        Storage::F16 => {
+            for (bytes, x) in values.chunks_exact_mut(2).zip(padded(row)) {
+                bytes.copy_from_slice(&f16::from_f32(x).to_le_bytes());
+            }
+        }
+        Storage::Q8 | Storage::Q4 => {
+            scales.fill(0);
+            let block_bytes = if storage == Storage::Q8 { BLOCK } else { BLOCK / 2 };
+            let blocks = row.chunks(BLOCK).zip(values.chunks_exact_mut(block_bytes));
+            for ((part, bytes), scale_bytes) in blocks.zip(scales.chunks_exact_mut(2)) {
+                let mut block = [0.0; BLOCK];
+                block[..part.len()].copy_from_slice(part);
+                let scale = match storage {
+                    Storage::Q8 => encode_q8(&block, bytes),
+                    _ => encode_q4(&block, bytes),
+                };
+                scale_bytes.copy_from_slice(&scale.to_le_bytes());
+            }
+        }
+    }
+}
+
+/// The values that the kernels see for a stored row of `row.len()` elements.
+pub fn decode_row(storage: Storage, values: &[u8], scales: &[u8], row: &mut [f32]) {
+    let scale = |i: usize| {
+        let at = i / BLOCK * 2;
+        f16::from_le_bytes([scales[at], scales[at + 1]]).to_f32()
+    };
+    for (i, x) in row.iter_mut().enumerate() {
+        *x = match storage {
+            Storage::F32 => {
+                let at = 4 * i;
+                f32::from_le_bytes([values[at], values[at + 1], values[at + 2], values[at + 3]])
+            }
+            Storage::F16 => f16::from_le_bytes([values[2 * i], values[2 * i + 1]]).to_f32(),
+            Storage::Q8 => f32::from(values[i] as i8) * scale(i),
+            Storage::Q4 => {
+                let nibble = (values[i / 2] >> (4 * (i % 2))) & 15;
+                (f32::from(nibble) - 8.0) * scale(i)
+            }
+        };
+    }
+}
+
+/// Replaces `rows` (each of `k` elements) by what remains of them in this storage.
+pub fn round_trip(storage: Storage, rows: &mut [f32], k: usize) {
+    let (value_bytes, scale_bytes) = row_bytes(storage, k);
+    let (mut values, mut scales) = (vec![0; value_bytes], vec![0; scale_bytes]);
+    for row in rows.chunks_exact_mut(k) {
+        encode_row(storage, row, &mut values, &mut scales);
+        decode_row(storage, &values, &scales, row);
+    }
+}
+
+fn padded(row: &[f32]) -> impl Iterator<Item = f32> + '_ {
+    row.iter().copied().chain(std::iter::repeat(0.0))
+}
+
+/// A scale that f16 can hold; beyond it lie only matrices that no model has.
+fn to_scale(scale: f32) -> f16 {
+    f16::from_f32(scale.clamp(-65504.0, 65504.0))
+}
+
+/// One block into 32 × i8 with scale = max|w| / 127.
+fn encode_q8(block: &[f32; BLOCK], bytes: &mut [u8]) -> f16 {
+    let largest = block.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+    let scale = to_scale(largest / 127.0);
+    let inverse = inverse(scale);
+    for (byte, x) in bytes.iter_mut().zip(block) {
+        *byte = (x * inverse).round().clamp(-127.0, 127.0) as i8 as u8;
+    }
+    scale
+}
+
+/// One block into 32 × 4 bits, −8..7 around zero. The largest weight sits at one end of the range;
+/// of a few scales around that, the one with the smallest squared error is kept.
+fn encode_q4(block: &[f32; BLOCK], bytes: &mut [u8]) -> f16 {
+    let extreme = block.iter().fold(0.0f32, |m, &x| if x.abs() > m.abs() { x } else { m });
+    let quant = |x: f32, inverse: f32| (x * inverse).round().clamp(-8.0, 7.0);
+    let error = |scale: f16| -> f32 {
+        let (inverse, scale) = (inverse(scale), scale.to_f32());
+        let squares = block.iter().map(|&x| (x - quant(x, inverse) * scale).powi(2));
+        squares.sum()
+    };
+    let mut best = to_scale(extreme / -8.0);
+    let mut best_error = error(best);
+    for steps in [-8.6, -7.7, -7.4, -7.0] {
+        let candidate = to_scale(extreme / steps);
+        let candidate_error = error(candidate);
+        if candidate_error < best_error {
+            (best, best_error) = (candidate, candidate_error);
+        }
+    }
+    let inverse = inverse(best);
+    for (byte, pair) in bytes.iter_mut().zip(block.chunks_exact(2)) {
+        let nibble = |x: f32| (quant(x, inverse) + 8.0) as u8;
+        *byte = nibble(pair[0]) | nibble(pair[1]) << 4;
+    }
+    best
+}
+
+/// 1 / scale, or 0 for an all-zero block.
+fn inverse(scale: f16) -> f32 {
+    let scale = scale.to_f32();
+    if scale == 0.0 { 0.0 } else { 1.0 / scale }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wave(n: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * i) as f32 * 0.37).sin() * 0.2).collect()
+    }
+
+    fn worst(storage: Storage, row: &[f32]) -> f32 {
+        let mut copy = row.to_vec();
+        round_trip(storage, &mut copy, row.len());
+        let errors = row.iter().zip(&copy).map(|(a, b)| (a - b).abs());
+        errors.fold(0.0, f32::max)
+    }
+
+    #[test]
+    fn a_round_trip_loses_no_more_than_half_a_step() {
+        // odd lengths: the last block and the last quad are padded
+        for n in [1, 24, 32, 33, 100, 2048] {
+            let row = wave(n);
+            assert_eq!(worst(Storage::F32, &row), 0.0);
+            assert!(worst(Storage::F16, &row) <= 0.2 * 2f32.powi(-11));
+            // half a step, and the rounding of the scale to f16 over 127 steps
+            assert!(worst(Storage::Q8, &row) <= 0.2 / 127.0 * (0.5 + 127.0 * 2f32.powi(-11)));
+            // q4: 8 steps one way, 7 the other, so an opposite extreme may lose a whole step
+            assert!(worst(Storage::Q4, &row) <= 0.2 / 7.0 * 1.01);
+        }
+    }
+
+    #[test]
+    fn zeros_stay_zero_and_extremes_stay_finite() {
+        for storage in [Storage::F16, Storage::Q8, Storage::Q4] {
+            assert_eq!(worst(storage, &[0.0; 40]), 0.0);
+            let mut row = vec![3e38, -3e38, 1e-30, 0.0];
+            round_trip(storage, &mut row, 4);
+            assert!(storage == Storage::F16 || row.iter().all(|x| x.is_finite()));
+        }
+    }
+
+    #[test]
+    fn the_scale_search_helps() {
+        let row: Vec<f32> = (0..4096u32)
+            .map(|i| (i.wrapping_mul(2654435761) >> 8) as f32 / 8388608.0 - 1.0)
+            .collect();
+        let mut searched = row.clone();
+        round_trip(Storage::Q4, &mut searched, 32);
+        let mse: f32 = row.iter().zip(&searched).map(|(a, b)| (a - b).powi(2)).sum::<f32>() / 4096.0;
+        // uniform weights, steps of 1/8: the plain scale gives 1/12 · (1/8)² = 1.30e-3
+        assert!(mse < 1.45e-3, "{mse}");
+    }
+}

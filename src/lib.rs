@@ -9,6 +9,7 @@ pub mod kv_cache;
 pub mod matrix;
 pub mod memory;
 pub mod model;
+pub mod reference;
 pub mod rope;
 pub mod shader;
 pub mod write_plan;

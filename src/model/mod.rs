@@ -218,8 +218,8 @@ impl Model {
             reason: "no call has computed any yet".into(),
         })?;
         let bytes = 4 * self.config.vocab_size as u64;
-        let read = self.gpu.read(&[(&self.buffers.logits, row as u64 * bytes, bytes)]);
-        Ok(floats(&read.await?).collect())
+        let range = (&self.buffers.logits, row as u64 * bytes, bytes);
+        Ok(floats(&self.gpu.read(&[range]).await?).collect())
     }
 
     /// The memory as it stands.

@@ -1,0 +1,208 @@
+//! Every shader in every variant, without a GPU: the text is complete and valid, and the Rust side
+//! of its interface (params, bindings) is the WGSL side. All failures are reported together.
+
+use deltamem::kernels::{Access, KernelSpec, SPECS, Step};
+use deltamem::shader::{self, Storage, Variant};
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
+const STORAGES: [Storage; 4] = [Storage::F32, Storage::F16, Storage::Q8, Storage::Q4];
+
+/// Every variant that a device tier and a command line can lead to.
+fn variants(spec: &KernelSpec) -> Vec<Variant> {
+    let mut all = Vec::new();
+    for weight in STORAGES {
+        for kv in [Storage::F32, Storage::F16] {
+            for (subgroups, f16) in [(false, false), (true, false), (false, true), (true, true)] {
+                for (rank, head_dim, workgroup_size) in [(8, 128, 64), (5, 24, 8), (128, 256, 256)] {
+                    all.push(Variant {
+                        weight,
+                        kv,
+                        kv_write: spec.name == "rope_kv",
+                        subgroups,
+                        f16,
+                        enable_subgroups_line: false,
+                        workgroup_size,
+                        rank,
+                        head_dim,
+                    });
+                }
+            }
+        }
+    }
+    all
+}
+
+fn parse(source: &str) -> Result<naga::Module, String> {
+    let module = naga::front::wgsl::parse_str(source).map_err(|e| e.emit_to_string(source))?;
+    let capabilities = Capabilities::SUBGROUP
+        | Capabilities::SHADER_FLOAT16
+        | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let mut validator = Validator::new(ValidationFlags::all(), capabilities);
+    validator
+        .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+        .subgroup_operations(naga::valid::SubgroupOperationSet::all());
+    match validator.validate(&module) {
+        Ok(_) => Ok(module),
+        Err(e) => Err(e.emit_to_string(source)),
+    }
+}
+
+/// (binding, access) of every global in group 0.
+fn bindings(module: &naga::Module) -> BTreeSet<(u32, &'static str)> {
+    let mut found = BTreeSet::new();
+    for (_, global) in module.global_variables.iter() {
+        let Some(binding) = &global.binding else { continue };
+        assert_eq!(binding.group, 0, "all bindings are in group 0");
+        let access = match global.space {
+            naga::AddressSpace::Uniform => "uniform",
+            naga::AddressSpace::Storage { access } if access.contains(naga::StorageAccess::STORE) => {
+                "read_write"
+            }
+            _ => "read",
+        };
+        found.insert((binding.binding, access));
+    }
+    found
+}
+
+fn expected_bindings(spec: &KernelSpec, variant: &Variant) -> BTreeSet<(u32, &'static str)> {
+    let mut expected: BTreeSet<_> = spec
+        .bindings
+        .iter()
+        .map(|(binding, access)| match access {
+            Access::Uniform => (*binding, "uniform"),
+            Access::Read => (*binding, "read"),
+            Access::ReadWrite => (*binding, "read_write"),
+        })
+        .collect();
+    if !spec.params.is_empty() {
+        expected.insert((0, "uniform"));
+    }
+    if spec.uses_step {
+        expected.insert((1, "uniform"));
+    }
+    if spec.uses_weight {
+        expected.insert((8, "read"));
+        if matches!(variant.weight, Storage::Q8 | Storage::Q4) {
+            expected.insert((9, "read"));
+        }
+    }
+    expected
+}
+
+/// Name, type and offset of every member of a struct.
+fn members(module: &naga::Module, name: &str) -> Option<Vec<(String, String, u32)>> {
+    let (_, found) = module.types.iter().find(|(_, t)| t.name.as_deref() == Some(name))?;
+    let naga::TypeInner::Struct { members, .. } = &found.inner else {
+        return None;
+    };
+    let kind = |t: naga::Handle<naga::Type>| match &module.types[t].inner {
+        naga::TypeInner::Scalar(naga::Scalar::U32) => "u32".to_string(),
+        naga::TypeInner::Scalar(naga::Scalar::F32) => "f32".to_string(),
+        other => format!("{other:?}"),
+    };
+    let member = |m: &naga::StructMember| (m.name.clone().unwrap_or_default(), kind(m.ty), m.offset);
+    Some(members.iter().map(member).collect())
+}
+
+/// What `members` should say for a `params!` struct: 4 bytes a field.
+fn fields(fields: &[(&str, &str)]) -> Vec<(String, String, u32)> {
+    let numbered = fields.iter().zip((0..).step_by(4));
+    numbered.map(|((name, kind), at)| (name.to_string(), kind.to_string(), at)).collect()
+}
+
+#[test]
+fn every_shader_is_valid_and_matches_its_host_side() {
+    let mut failures = String::new();
+    let mut checked = 0;
+    for spec in SPECS {
+        let mut sources = BTreeSet::new();
+        for variant in variants(spec) {
+            let source = shader::source(spec.name, &variant);
+            if !sources.insert(source.clone()) {
+                continue; // this kernel does not depend on what differs
+            }
+            checked += 1;
+            let module = match parse(&source) {
+                Ok(module) => module,
+                Err(e) => {
+                    writeln!(failures, "{} {variant:?}:\n{e}", spec.name).unwrap();
+                    continue;
+                }
+            };
+            let (found, expected) = (bindings(&module), expected_bindings(spec, &variant));
+            if found != expected {
+                writeln!(failures, "{}: bindings {found:?}, host {expected:?}", spec.name).unwrap();
+            }
+            let storage = found.iter().filter(|(_, access)| *access != "uniform").count();
+            if storage > 8 {
+                writeln!(failures, "{}: {storage} storage buffers, WebGPU has 8", spec.name).unwrap();
+            }
+            if !spec.params.is_empty() && members(&module, "Params") != Some(fields(spec.params)) {
+                let found = members(&module, "Params");
+                writeln!(failures, "{}: Params {found:?}, host {:?}", spec.name, spec.params).unwrap();
+            }
+            if spec.uses_step && members(&module, "Step") != Some(fields(Step::FIELDS)) {
+                writeln!(failures, "{}: Step differs from the host's", spec.name).unwrap();
+            }
+            let entry = &module.entry_points[0];
+            if entry.name != "main" || entry.workgroup_size.iter().product::<u32>() > 256 {
+                let size = entry.workgroup_size;
+                writeln!(failures, "{}: entry {} of {size:?}", spec.name, entry.name).unwrap();
+            }
+            let workgroup_bytes: u32 = module
+                .global_variables
+                .iter()
+                .filter(|(_, g)| g.space == naga::AddressSpace::WorkGroup)
+                .map(|(_, g)| module.types[g.ty].inner.size(module.to_ctx()))
+                .sum();
+            if workgroup_bytes > 16384 {
+                writeln!(failures, "{}: {workgroup_bytes} bytes of workgroup memory", spec.name)
+                    .unwrap();
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{failures}");
+    assert!(checked > 60, "only {checked} distinct shaders were checked");
+}
+
+#[test]
+fn every_shader_file_has_a_host_entry_and_a_header() {
+    let specs: Vec<_> = SPECS.iter().map(|s| s.name).collect();
+    let kernels: Vec<_> = shader::KERNELS.iter().map(|(name, _)| *name).collect();
+    assert_eq!(specs, kernels);
+    for (name, text) in shader::KERNELS.iter().chain(shader::LIBRARY) {
+        assert!(text.starts_with("// "), "{name} has no header");
+    }
+    let on_disk = |folder: &str| -> BTreeSet<String> {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        std::fs::read_dir(folder)
+            .unwrap()
+            .filter_map(|e| Some(e.unwrap().file_name().to_str()?.strip_suffix(".wgsl")?.to_string()))
+            .collect()
+    };
+    let names = |list: &[(&str, &str)]| list.iter().map(|(n, _)| n.to_string()).collect();
+    assert_eq!(on_disk("shaders"), names(shader::KERNELS));
+    assert_eq!(on_disk("shaders/lib"), names(shader::LIBRARY));
+}
+
+#[test]
+fn the_browser_prelude_comes_first_and_only_where_needed() {
+    let mut variant = variants(SPECS[0])[0];
+    variant.subgroups = true;
+    variant.enable_subgroups_line = true;
+    assert!(shader::source("matvec", &variant).starts_with("enable subgroups;\n"));
+    assert!(!shader::source("silu_mul", &variant).contains("enable"));
+    variant.f16 = true;
+    variant.weight = Storage::F16;
+    assert!(shader::source("embed", &variant).starts_with("enable f16;\n"));
+}
+
+#[test]
+fn a_broken_shader_is_noticed() {
+    let variant = variants(SPECS[0])[0];
+    let broken = shader::source("argmax", &variant).replace("best = value", "best = index");
+    assert!(parse(&broken).is_err());
+}

@@ -63,7 +63,7 @@ impl ModelConfig {
     /// value out of range, [`Error::Unsupported`] for another architecture or a variant that the
     /// forward pass does not implement (biases, sliding window, scaled RoPE, other activations).
     pub fn from_json(bytes: &[u8], file: &str) -> Result<ModelConfig> {
-        let k = Keys::parse(bytes, file)?;
+        let k = Keys::parse(bytes, file, MAX_CONFIG_BYTES)?;
         let architecture = match k.string("model_type")?.as_deref() {
             Some("smollm3") => Architecture::SmolLm3,
             Some("qwen3") => Architecture::Qwen3,
@@ -232,6 +232,17 @@ pub enum StateUpdateMode {
     NoLambda,
 }
 
+impl StateUpdateMode {
+    /// The value of `state_update_mode`.
+    pub fn name(self) -> &'static str {
+        match self {
+            StateUpdateMode::Standard => "standard",
+            StateUpdateMode::LambdaOutside => "lambda_outside",
+            StateUpdateMode::NoLambda => "no_lambda",
+        }
+    }
+}
+
 /// What is written at once (SPEC.md section 3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriteGranularity {
@@ -310,7 +321,7 @@ impl DeltaConfig {
     /// [`Error::Format`] for anything but a JSON object; [`Error::Config`], naming the key, for an
     /// unknown key, an archived key that left its default, or a value out of range.
     pub fn from_json(bytes: &[u8], file: &str) -> Result<DeltaConfig> {
-        let k = Keys::parse(bytes, file)?;
+        let k = Keys::parse(bytes, file, MAX_CONFIG_BYTES)?;
         for key in k.map.keys() {
             if !DELTA_KEYS.contains(&key.as_str()) && !ARCHIVED.iter().any(|(name, _)| name == key)
             {
@@ -555,21 +566,19 @@ pub(crate) fn token_ids(value: Option<&Value>) -> Option<Vec<u32>> {
 }
 
 /// A JSON object with the file it came from, for typed look-ups with named errors.
-struct Keys<'a> {
+pub(crate) struct Keys<'a> {
     map: Map<String, Value>,
     file: &'a str,
 }
 
 impl<'a> Keys<'a> {
-    fn parse(bytes: &[u8], file: &'a str) -> Result<Keys<'a>> {
-        if bytes.len() > MAX_CONFIG_BYTES {
+    /// Parses a JSON object of at most `max_bytes`.
+    pub(crate) fn parse(bytes: &[u8], file: &'a str, max_bytes: usize) -> Result<Keys<'a>> {
+        if bytes.len() > max_bytes {
             return Err(Error::format(
                 file,
                 "configuration",
-                format!(
-                    "{} bytes; at most {MAX_CONFIG_BYTES} are accepted",
-                    bytes.len()
-                ),
+                format!("{} bytes; at most {max_bytes} are accepted", bytes.len()),
             ));
         }
         match serde_json::from_slice(bytes) {
@@ -584,11 +593,11 @@ impl<'a> Keys<'a> {
     }
 
     /// The value of a key; `null` counts as absent, as in the reference.
-    fn get(&self, key: &str) -> Option<&Value> {
+    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
         self.map.get(key).filter(|v| !v.is_null())
     }
 
-    fn error(&self, key: &str, reason: impl Into<String>) -> Error {
+    pub(crate) fn error(&self, key: &str, reason: impl Into<String>) -> Error {
         Error::Config {
             file: self.file.into(),
             key: key.into(),
@@ -604,7 +613,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn boolean(&self, key: &str) -> Result<Option<bool>> {
+    pub(crate) fn boolean(&self, key: &str) -> Result<Option<bool>> {
         match self.get(key) {
             None => Ok(None),
             Some(Value::Bool(b)) => Ok(Some(*b)),
@@ -620,7 +629,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn number(&self, key: &str) -> Result<f64> {
+    pub(crate) fn number(&self, key: &str) -> Result<f64> {
         self.get(key)
             .and_then(Value::as_f64)
             .filter(|x| x.is_finite() && (*x as f32).is_finite())

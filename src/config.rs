@@ -84,10 +84,12 @@ impl ModelConfig {
         {
             return Err(k.unsupported("hidden_act", "only `silu` is implemented"));
         }
-        if let Some(Value::Array(types)) = k.get("layer_types")
-            && types.iter().any(|t| t != "full_attention")
-        {
-            return Err(k.unsupported("layer_types", "only `full_attention` is implemented"));
+        match k.get("layer_types") {
+            Some(Value::Array(types)) if types.iter().any(|t| t != "full_attention") => {
+                return Err(k.unsupported("layer_types", "only `full_attention` is implemented"));
+            }
+            None | Some(Value::Array(_)) => {}
+            Some(v) => return Err(k.error("layer_types", format!("expected a list, found {v}"))),
         }
 
         let hidden_size = k.size("hidden_size", 1 << 16)?;
@@ -127,7 +129,7 @@ impl ModelConfig {
             Some(_) => k.number("rms_norm_eps")?,
             None => 1e-6,
         };
-        if !(rms_norm_eps > 0.0 && rms_norm_eps < 1.0) {
+        if !(rms_norm_eps as f32 > 0.0 && rms_norm_eps < 1.0) {
             return Err(k.error("rms_norm_eps", format!("{rms_norm_eps} is not in (0, 1)")));
         }
         Ok(ModelConfig {
@@ -369,7 +371,8 @@ impl DeltaConfig {
             return Err(k.error("target_modules", "only `self_attn` can be wrapped"));
         }
         let eps = k.number_or("delta_o_rmsnorm_eps", 1e-6)?;
-        if eps <= 0.0 {
+        // Also refuses what rounds to 0 in f32: an all-zero read would then give NaN.
+        if eps as f32 <= 0.0 {
             return Err(k.error("delta_o_rmsnorm_eps", format!("{eps} must be positive")));
         }
         let delta_scale_max = k.number_or("delta_scale_max", 2.0)?;
@@ -742,7 +745,8 @@ impl<'a> Keys<'a> {
         }
         let nested = self
             .get("rope_parameters")
-            .and_then(|p| p.get("rope_theta"));
+            .and_then(|p| p.get("rope_theta"))
+            .filter(|theta| !theta.is_null());
         let theta = match (nested.or(self.get("rope_theta")), architecture) {
             (Some(v), _) => v.as_f64(),
             (None, Architecture::SmolLm3) => Some(2e6),

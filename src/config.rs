@@ -63,7 +63,7 @@ impl ModelConfig {
     /// value out of range, [`Error::Unsupported`] for another architecture or a variant that the
     /// forward pass does not implement (biases, sliding window, scaled RoPE, other activations).
     pub fn from_json(bytes: &[u8], file: &str) -> Result<ModelConfig> {
-        let k = Keys::parse(bytes, file)?;
+        let k = Keys::parse(bytes, file, MAX_CONFIG_BYTES)?;
         let architecture = match k.string("model_type")?.as_deref() {
             Some("smollm3") => Architecture::SmolLm3,
             Some("qwen3") => Architecture::Qwen3,
@@ -84,10 +84,12 @@ impl ModelConfig {
         {
             return Err(k.unsupported("hidden_act", "only `silu` is implemented"));
         }
-        if let Some(Value::Array(types)) = k.get("layer_types")
-            && types.iter().any(|t| t != "full_attention")
-        {
-            return Err(k.unsupported("layer_types", "only `full_attention` is implemented"));
+        match k.get("layer_types") {
+            Some(Value::Array(types)) if types.iter().any(|t| t != "full_attention") => {
+                return Err(k.unsupported("layer_types", "only `full_attention` is implemented"));
+            }
+            None | Some(Value::Array(_)) => {}
+            Some(v) => return Err(k.error("layer_types", format!("expected a list, found {v}"))),
         }
 
         let hidden_size = k.size("hidden_size", 1 << 16)?;
@@ -127,7 +129,7 @@ impl ModelConfig {
             Some(_) => k.number("rms_norm_eps")?,
             None => 1e-6,
         };
-        if !(rms_norm_eps > 0.0 && rms_norm_eps < 1.0) {
+        if !(rms_norm_eps as f32 > 0.0 && rms_norm_eps < 1.0) {
             return Err(k.error("rms_norm_eps", format!("{rms_norm_eps} is not in (0, 1)")));
         }
         Ok(ModelConfig {
@@ -232,6 +234,17 @@ pub enum StateUpdateMode {
     NoLambda,
 }
 
+impl StateUpdateMode {
+    /// The value of `state_update_mode`.
+    pub fn name(self) -> &'static str {
+        match self {
+            StateUpdateMode::Standard => "standard",
+            StateUpdateMode::LambdaOutside => "lambda_outside",
+            StateUpdateMode::NoLambda => "no_lambda",
+        }
+    }
+}
+
 /// What is written at once (SPEC.md section 3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriteGranularity {
@@ -310,7 +323,7 @@ impl DeltaConfig {
     /// [`Error::Format`] for anything but a JSON object; [`Error::Config`], naming the key, for an
     /// unknown key, an archived key that left its default, or a value out of range.
     pub fn from_json(bytes: &[u8], file: &str) -> Result<DeltaConfig> {
-        let k = Keys::parse(bytes, file)?;
+        let k = Keys::parse(bytes, file, MAX_CONFIG_BYTES)?;
         for key in k.map.keys() {
             if !DELTA_KEYS.contains(&key.as_str()) && !ARCHIVED.iter().any(|(name, _)| name == key)
             {
@@ -358,7 +371,8 @@ impl DeltaConfig {
             return Err(k.error("target_modules", "only `self_attn` can be wrapped"));
         }
         let eps = k.number_or("delta_o_rmsnorm_eps", 1e-6)?;
-        if eps <= 0.0 {
+        // Also refuses what rounds to 0 in f32: an all-zero read would then give NaN.
+        if eps as f32 <= 0.0 {
             return Err(k.error("delta_o_rmsnorm_eps", format!("{eps} must be positive")));
         }
         let delta_scale_max = k.number_or("delta_scale_max", 2.0)?;
@@ -568,21 +582,19 @@ pub(crate) fn token_ids(value: Option<&Value>) -> Option<Vec<u32>> {
 }
 
 /// A JSON object with the file it came from, for typed look-ups with named errors.
-struct Keys<'a> {
+pub(crate) struct Keys<'a> {
     map: Map<String, Value>,
     file: &'a str,
 }
 
 impl<'a> Keys<'a> {
-    fn parse(bytes: &[u8], file: &'a str) -> Result<Keys<'a>> {
-        if bytes.len() > MAX_CONFIG_BYTES {
+    /// Parses a JSON object of at most `max_bytes`.
+    pub(crate) fn parse(bytes: &[u8], file: &'a str, max_bytes: usize) -> Result<Keys<'a>> {
+        if bytes.len() > max_bytes {
             return Err(Error::format(
                 file,
                 "configuration",
-                format!(
-                    "{} bytes; at most {MAX_CONFIG_BYTES} are accepted",
-                    bytes.len()
-                ),
+                format!("{} bytes; at most {max_bytes} are accepted", bytes.len()),
             ));
         }
         match serde_json::from_slice(bytes) {
@@ -597,11 +609,11 @@ impl<'a> Keys<'a> {
     }
 
     /// The value of a key; `null` counts as absent, as in the reference.
-    fn get(&self, key: &str) -> Option<&Value> {
+    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
         self.map.get(key).filter(|v| !v.is_null())
     }
 
-    fn error(&self, key: &str, reason: impl Into<String>) -> Error {
+    pub(crate) fn error(&self, key: &str, reason: impl Into<String>) -> Error {
         Error::Config {
             file: self.file.into(),
             key: key.into(),
@@ -617,7 +629,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn boolean(&self, key: &str) -> Result<Option<bool>> {
+    pub(crate) fn boolean(&self, key: &str) -> Result<Option<bool>> {
         match self.get(key) {
             None => Ok(None),
             Some(Value::Bool(b)) => Ok(Some(*b)),
@@ -633,7 +645,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn number(&self, key: &str) -> Result<f64> {
+    pub(crate) fn number(&self, key: &str) -> Result<f64> {
         self.get(key)
             .and_then(Value::as_f64)
             .filter(|x| x.is_finite() && (*x as f32).is_finite())
@@ -746,7 +758,8 @@ impl<'a> Keys<'a> {
         }
         let nested = self
             .get("rope_parameters")
-            .and_then(|p| p.get("rope_theta"));
+            .and_then(|p| p.get("rope_theta"))
+            .filter(|theta| !theta.is_null());
         let theta = match (nested.or(self.get("rope_theta")), architecture) {
             (Some(v), _) => v.as_f64(),
             (None, Architecture::SmolLm3) => Some(2e6),

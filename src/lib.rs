@@ -9,10 +9,11 @@ pub mod kv_cache;
 pub mod matrix;
 pub mod memory;
 pub mod model;
+pub mod model_folder;
 pub mod reference;
 pub mod rope;
 pub mod shader;
-pub mod write_plan;
 pub mod weights;
+pub mod write_plan;
 
 pub use error::{Error, Result};

@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(raw(key, 0), 0x04e8_8f2b_537b_b1fa);
         assert_eq!(raw(key, 1), 0x2383_419b_54ff_1bd6);
         assert_eq!(raw(key, 2), 0x1b16_ad20_f8a7_711a);
-        assert_eq!(unit(key, 0), -0.961_652_87);
+        assert_eq!(unit(key, 0), -0.961_652_9);
         assert_eq!(unit(key, 1), -0.722_556_95);
         assert_eq!(unit(key, 2), -0.788_370_5);
     }

@@ -32,6 +32,9 @@ pub struct Tensor {
     pub stride: Vec<u64>,
 }
 
+/// A tensor and the name it is stored under.
+pub type NamedTensor = (Rc<str>, Rc<Tensor>);
+
 /// Why a pickle is refused.
 #[derive(Debug, PartialEq)]
 pub enum Refusal {
@@ -109,7 +112,7 @@ impl Value {
 ///
 /// # Errors
 /// [`Refusal`] for anything but a dict of tensors.
-pub fn read_tensors(bytes: &[u8]) -> Result<Vec<(Rc<str>, Rc<Tensor>)>, Refusal> {
+pub fn read_tensors(bytes: &[u8]) -> Result<Vec<NamedTensor>, Refusal> {
     if bytes.len() as u64 > MAX_PICKLE_BYTES {
         return invalid(format!("{} bytes are too many", bytes.len()));
     }
@@ -360,7 +363,7 @@ impl<'a> Machine<'a> {
         let Some(&Value::Dict(dict)) = self.stack.last() else {
             return invalid("items are set in something that is not a dict");
         };
-        if items.len() % 2 != 0 {
+        if !items.len().is_multiple_of(2) {
             return invalid("a key lacks its value");
         }
         let mut items = items.into_iter();

@@ -10,6 +10,7 @@ pub mod matrix;
 pub mod memory;
 pub mod model;
 pub mod model_folder;
+pub mod nano;
 pub mod reference;
 pub mod rope;
 pub mod shader;

@@ -4,6 +4,7 @@ pub mod config;
 pub mod engine;
 pub mod error;
 pub mod memory;
+pub mod memory_file;
 pub mod weights;
 
 pub use error::{Error, Result};

@@ -5,6 +5,8 @@ pub mod engine;
 pub mod error;
 pub mod memory;
 pub mod memory_file;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod store;
 pub mod weights;
 
 pub use error::{Error, Result};

@@ -8,12 +8,15 @@ pub mod kernels;
 pub mod kv_cache;
 pub mod matrix;
 pub mod memory;
+pub mod memory_file;
 pub mod model;
 pub mod model_folder;
 pub mod nano;
 pub mod reference;
 pub mod rope;
 pub mod shader;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod store;
 pub mod weights;
 pub mod write_plan;
 

@@ -1,5 +1,5 @@
-//! The δ-mem state as a value: what the scan reads and writes, outside the GPU. Owns its layout
-//! and (below) its file format; the mathematics is in `reference/` and `shaders/`.
+//! The δ-mem state as a value: what the scan reads and writes, outside the GPU. Owns its layout;
+//! its file format is in `memory_file`, the mathematics in `reference/` and `shaders/`.
 
 use crate::error::{Error, Result};
 

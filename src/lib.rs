@@ -5,6 +5,8 @@ pub mod engine;
 pub mod error;
 pub mod memory;
 pub mod model_folder;
+pub mod reference;
+pub mod replay;
 pub mod rope;
 pub mod weights;
 pub mod write_plan;

@@ -2,6 +2,7 @@
 //! the keys (SPEC.md sections 1 and 5); reads no weights.
 
 use crate::error::{Error, Result};
+use crate::memory::MemoryDims;
 use serde_json::{Map, Value};
 
 /// Largest JSON configuration accepted, in bytes. Real ones have a few kilobytes.
@@ -422,22 +423,37 @@ impl DeltaConfig {
         self.num_state_heads * if self.rankwise_gates { self.rank } else { 1 }
     }
 
+    /// c·m_X, the factor of the correction of `head`: alpha / rank, times the trained multiplier if
+    /// there is one. `raw` is the layer's `delta_scale_raw`, empty without one.
+    ///
+    /// # Panics
+    /// If `raw` has not the length that [`DeltaConfig::tensor_shapes`] states.
+    pub fn correction_scale(&self, head: DeltaHead, raw: &[f32]) -> f32 {
+        let scale = self.alpha / self.rank as f32;
+        match self.delta_scale {
+            None => scale,
+            Some(DeltaScale { max, per_head }) => {
+                let raw = raw[if per_head { head as usize } else { 0 }];
+                scale * max / (1.0 + (-raw).exp())
+            }
+        }
+    }
+
+    /// The dimensions of this adapter's memory on a backbone.
+    ///
+    /// # Errors
+    /// As [`DeltaConfig::wrapped_layers`].
+    pub fn memory_dims(&self, model: &ModelConfig) -> Result<MemoryDims> {
+        Ok(MemoryDims {
+            layers: self.wrapped_layers(model)?,
+            num_state_heads: self.num_state_heads,
+            rank: self.rank,
+        })
+    }
+
     /// True if `lambda_proj` has a say in the update.
     pub fn uses_lambda(&self) -> bool {
         !self.couple_lambda && self.state_update_mode != StateUpdateMode::NoLambda
-    }
-
-    /// What a correction W_Δ·ρ is multiplied with: α / r, times `sigmoid(delta_scale_raw)·max` if
-    /// that is trained. `raw_scale` is the layer's `delta_scale_raw`, empty if there is none.
-    pub fn correction_factor(&self, head: DeltaHead, raw_scale: &[f32]) -> f32 {
-        let factor = self.alpha / self.rank as f32;
-        match self.delta_scale {
-            None => factor,
-            Some(scale) => {
-                let raw = raw_scale[if scale.per_head { head as usize } else { 0 }];
-                factor * (1.0 / (1.0 + (-raw).exp())) * scale.max
-            }
-        }
     }
 
     /// The wrapped layers of a backbone, ascending.

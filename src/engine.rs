@@ -1,8 +1,122 @@
 //! One model call, on the GPU or on the CPU twin. Owns the request and result types that session,
 //! replay and bench share, and the choice between the two implementations.
 
-use crate::config::ModelConfig;
+use crate::config::{DeltaConfig, ModelConfig};
 use crate::error::{Error, Result};
+use crate::memory::{MemoryDims, MemoryState};
+use crate::model;
+use crate::reference;
+
+/// A loaded model with its KV cache and memory.
+pub enum Engine {
+    /// The shaders.
+    Gpu(Box<model::Model>),
+    /// The CPU twin.
+    Cpu(Box<reference::Model>),
+}
+
+impl Engine {
+    /// One forward pass; continues the KV cache and the memory.
+    ///
+    /// # Errors
+    /// [`crate::Error::TokenOutOfRange`] or [`crate::Error::ContextFull`] before anything has
+    /// changed; device errors.
+    pub async fn forward(&mut self, call: &Call<'_>, wanted: Wanted<'_>) -> Result<Outputs> {
+        match self {
+            Engine::Gpu(model) => model.forward(call, wanted).await,
+            Engine::Cpu(model) => model.forward(call, wanted),
+        }
+    }
+
+    /// All logits of the last token fed, after a repetition penalty.
+    ///
+    /// # Errors
+    /// Device errors.
+    pub async fn last_logits(&self) -> Result<Vec<f32>> {
+        match self {
+            Engine::Gpu(model) => model.last_logits().await,
+            Engine::Cpu(model) => model.last_logits(),
+        }
+    }
+
+    /// Tokens in the KV cache.
+    pub fn n_past(&self) -> usize {
+        match self {
+            Engine::Gpu(model) => model.n_past(),
+            Engine::Cpu(model) => model.n_past(),
+        }
+    }
+
+    /// Most tokens that the KV cache holds.
+    pub fn context_window(&self) -> usize {
+        match self {
+            Engine::Gpu(model) => model.context_window(),
+            Engine::Cpu(model) => model.context_window(),
+        }
+    }
+
+    /// Drops the KV cache from position `n` on; the memory stays. No effect if it is shorter.
+    pub fn truncate(&mut self, n: usize) {
+        match self {
+            Engine::Gpu(model) => model.truncate(n),
+            Engine::Cpu(model) => model.truncate(n),
+        }
+    }
+
+    /// Drops the whole KV cache; the memory stays.
+    pub fn reset_context(&mut self) {
+        match self {
+            Engine::Gpu(model) => model.truncate(0),
+            Engine::Cpu(model) => model.reset_context(),
+        }
+    }
+
+    /// The memory as it is now.
+    ///
+    /// # Errors
+    /// Device errors.
+    pub async fn read_memory(&self) -> Result<MemoryState> {
+        match self {
+            Engine::Gpu(model) => model.read_memory().await,
+            Engine::Cpu(model) => Ok(model.memory()),
+        }
+    }
+
+    /// Replaces the memory.
+    ///
+    /// # Errors
+    /// [`crate::Error::MemoryMismatch`] for other dimensions; the memory then stays as it was.
+    pub fn write_memory(&mut self, memory: &MemoryState) -> Result<()> {
+        match self {
+            Engine::Gpu(model) => model.write_memory(memory),
+            Engine::Cpu(model) => model.set_memory(memory),
+        }
+    }
+
+    /// The dimensions of the memory, without layers for a bare backbone.
+    pub fn memory_dims(&self) -> &MemoryDims {
+        match self {
+            Engine::Gpu(model) => model.memory_dims(),
+            Engine::Cpu(model) => model.memory_dims(),
+        }
+    }
+
+    /// The backbone's configuration.
+    pub fn config(&self) -> &ModelConfig {
+        match self {
+            Engine::Gpu(model) => model.config(),
+            Engine::Cpu(model) => model.config(),
+        }
+    }
+
+    /// The adapter's configuration, `None` for a bare backbone.
+    pub fn delta_config(&self) -> Option<&DeltaConfig> {
+        match self {
+            Engine::Gpu(model) => model.delta_config(),
+            Engine::Cpu(model) => model.delta_config(),
+        }
+    }
+}
 
 /// One forward pass over `tokens`, continuing the KV cache and the memory (SPEC.md section 3).
 #[derive(Debug, Clone, Copy)]

@@ -39,8 +39,8 @@ impl Tier {
     }
 }
 
-/// An open device.
-#[derive(Debug)]
+/// An open device; clones share it.
+#[derive(Debug, Clone)]
 pub struct Gpu {
     pub device: wgpu::Device,
     pub queue: wgpu::Queue,

@@ -13,6 +13,7 @@ pub mod model;
 pub mod model_folder;
 pub mod nano;
 pub mod reference;
+pub mod replay;
 pub mod rope;
 pub mod shader;
 #[cfg(not(target_arch = "wasm32"))]

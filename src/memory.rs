@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 
 /// Which states there are. Two memories with equal dimensions hold the same number of floats in
 /// the same order, but belong together only if backbone and adapter agree too.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct MemoryDims {
     /// Wrapped backbone layers, ascending.
     pub layers: Vec<usize>,
@@ -49,30 +49,46 @@ impl MemoryState {
         }
     }
 
-    /// Checks that this state is one of a model with these dimensions.
-    ///
-    /// # Errors
-    /// [`Error::MemoryMismatch`] naming the first dimension that differs.
-    pub fn expect_dims(&self, dims: &MemoryDims) -> Result<()> {
-        let differing = [
-            ("rank", self.dims.rank != dims.rank),
-            ("state heads", self.dims.num_state_heads != dims.num_state_heads),
-            ("wrapped layers", self.dims.layers != dims.layers),
-            ("number of values", self.values.len() != dims.len()),
-        ];
-        match differing.iter().find(|(_, differs)| *differs) {
-            None => Ok(()),
-            Some((field, _)) => Err(Error::MemoryMismatch {
-                field,
-                expected: format!("{dims:?}"),
-                found: format!("{:?} with {} values", self.dims, self.values.len()),
-            }),
-        }
-    }
-
     /// The state of the `index`-th wrapped layer, `[H_s, r, r]`.
     pub fn layer(&self, index: usize) -> &[f32] {
         &self.values[index * self.dims.layer_len()..][..self.dims.layer_len()]
+    }
+
+    /// As [`MemoryState::layer`], to be written.
+    pub fn layer_mut(&mut self, index: usize) -> &mut [f32] {
+        let layer_len = self.dims.layer_len();
+        &mut self.values[index * layer_len..][..layer_len]
+    }
+
+    /// Checks that this state can be put into a model with memory dimensions `expected`.
+    ///
+    /// # Errors
+    /// [`Error::MemoryMismatch`] that names the first difference.
+    pub fn check_dims(&self, expected: &MemoryDims) -> Result<()> {
+        let mismatch = |field, expected: String, found: String| {
+            Err(Error::MemoryMismatch {
+                field,
+                expected,
+                found,
+            })
+        };
+        let found = &self.dims;
+        if found.layers != expected.layers {
+            let list = |layers: &[usize]| format!("{layers:?}");
+            return mismatch("layers", list(&expected.layers), list(&found.layers));
+        }
+        if found.num_state_heads != expected.num_state_heads {
+            let (expected, found) = (expected.num_state_heads, found.num_state_heads);
+            return mismatch("num_state_heads", expected.to_string(), found.to_string());
+        }
+        if found.rank != expected.rank {
+            return mismatch("rank", expected.rank.to_string(), found.rank.to_string());
+        }
+        if self.values.len() != expected.len() {
+            let (expected, found) = (expected.len(), self.values.len());
+            return mismatch("length", expected.to_string(), found.to_string());
+        }
+        Ok(())
     }
 
     /// Frobenius norm of one wrapped layer's state.

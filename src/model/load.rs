@@ -226,13 +226,14 @@ impl Model {
                 total += shape.iter().product::<usize>() as u64;
             }
         }
-        let dims = MemoryDims {
-            layers: match delta {
-                Some(delta) => delta.wrapped_layers(config)?,
-                None => Vec::new(),
+        let dims = match delta {
+            Some(delta) => delta.memory_dims(config)?,
+            // a rank of 1 keeps the buffers and shaders that nothing uses valid
+            None => MemoryDims {
+                layers: Vec::new(),
+                num_state_heads: 1,
+                rank: 1,
             },
-            num_state_heads: delta.map_or(1, |d| d.num_state_heads),
-            rank: delta.map_or(1, |d| d.rank),
         };
         let context_window = context_window(config, options.context_window)?;
         let sizes = MemorySizes::new(delta);
@@ -684,7 +685,7 @@ impl Loader<'_> {
             Some(_) => source.read_all(&adapter_tensor_name(layer, "delta_scale_raw"))?,
             None => Vec::new(),
         };
-        let factor = delta.correction_factor(head, &raw_scale);
+        let factor = delta.correction_scale(head, &raw_scale);
         for value in &mut matrix {
             *value *= factor;
         }

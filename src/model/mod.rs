@@ -110,6 +110,11 @@ impl Model {
         &self.config
     }
 
+    /// The adapter's configuration, `None` for a bare backbone.
+    pub fn delta_config(&self) -> Option<&DeltaConfig> {
+        self.delta.as_ref()
+    }
+
     /// The device that it runs on.
     pub fn gpu(&self) -> &Gpu {
         &self.gpu
@@ -240,7 +245,7 @@ impl Model {
     /// # Errors
     /// [`Error::MemoryMismatch`] for other dimensions; nothing has changed then.
     pub fn write_memory(&mut self, memory: &MemoryState) -> Result<()> {
-        memory.expect_dims(&self.dims)?;
+        memory.check_dims(&self.dims)?;
         if !memory.values.is_empty() {
             let bytes = bytemuck::cast_slice(&memory.values);
             self.gpu.queue.write_buffer(&self.buffers.state, 0, bytes);

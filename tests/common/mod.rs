@@ -1,0 +1,40 @@
+//! What the integration tests share: the recorded fixtures and a device.
+#![allow(dead_code, reason = "not every test uses everything")]
+
+use deltamem::gpu::{Gpu, GpuOptions};
+use std::path::PathBuf;
+
+/// Every folder of fixtures whose name `is_wanted`, by name; never none. `DELTAMEM_FIXTURES` may
+/// name another parent folder.
+pub fn fixtures(is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+    let root = std::env::var_os("DELTAMEM_FIXTURES").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures"),
+        PathBuf::from,
+    );
+    let entries = std::fs::read_dir(&root).expect("the folder of fixtures");
+    let mut folders: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.join("case.json").exists())
+        .filter(|path| is_wanted(&path.file_name().unwrap_or_default().to_string_lossy()))
+        .collect();
+    folders.sort();
+    assert!(!folders.is_empty(), "no fixtures in {}", root.display());
+    folders
+}
+
+/// An open device, or `None` where the machine has no adapter. A missing adapter is a failure if
+/// `DELTAMEM_REQUIRE_GPU` is set, as it is in CI: a test must never pass for want of a device.
+pub fn gpu(base_tier: bool) -> Option<Gpu> {
+    let options = GpuOptions {
+        base_tier,
+        ..GpuOptions::default()
+    };
+    match pollster::block_on(Gpu::open(&options)) {
+        Ok(gpu) => Some(gpu),
+        Err(e) if std::env::var_os("DELTAMEM_REQUIRE_GPU").is_some() => panic!("{e}"),
+        Err(e) => {
+            eprintln!("IGNORED, nothing was tested: {e}");
+            None
+        }
+    }
+}

@@ -13,7 +13,6 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-#import step
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
 #import weight
 @group(0) @binding(10) var<storage, read_write> y: array<f32>;

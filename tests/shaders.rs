@@ -34,7 +34,8 @@ fn variants(spec: &KernelSpec) -> Vec<Variant> {
     all
 }
 
-fn parse(source: &str) -> Result<naga::Module, String> {
+/// The module, and the bindings that its entry point really uses: a pipeline's layout has no others.
+fn parse(source: &str) -> Result<(naga::Module, BTreeSet<u32>), String> {
     let module = naga::front::wgsl::parse_str(source).map_err(|e| e.emit_to_string(source))?;
     let capabilities = Capabilities::SUBGROUP
         | Capabilities::SHADER_FLOAT16
@@ -44,7 +45,13 @@ fn parse(source: &str) -> Result<naga::Module, String> {
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
         .subgroup_operations(naga::valid::SubgroupOperationSet::all());
     match validator.validate(&module) {
-        Ok(_) => Ok(module),
+        Ok(info) => {
+            let entry = info.get_entry_point(0);
+            let is_used = |g: &(naga::Handle<naga::GlobalVariable>, _)| !entry[g.0].is_empty();
+            let used = module.global_variables.iter().filter(is_used);
+            let used = used.filter_map(|(_, g)| Some(g.binding.as_ref()?.binding)).collect();
+            Ok((module, used))
+        }
         Err(e) => Err(e.emit_to_string(source)),
     }
 }
@@ -125,8 +132,8 @@ fn every_shader_is_valid_and_matches_its_host_side() {
                 continue; // this kernel does not depend on what differs
             }
             checked += 1;
-            let module = match parse(&source) {
-                Ok(module) => module,
+            let (module, used) = match parse(&source) {
+                Ok(parsed) => parsed,
                 Err(e) => {
                     writeln!(failures, "{} {variant:?}:\n{e}", spec.name).unwrap();
                     continue;
@@ -135,6 +142,9 @@ fn every_shader_is_valid_and_matches_its_host_side() {
             let (found, expected) = (bindings(&module), expected_bindings(spec, &variant));
             if found != expected {
                 writeln!(failures, "{}: bindings {found:?}, host {expected:?}", spec.name).unwrap();
+            }
+            for (binding, _) in found.iter().filter(|(binding, _)| !used.contains(binding)) {
+                writeln!(failures, "{}: binding {binding} is not used", spec.name).unwrap();
             }
             let storage = found.iter().filter(|(_, access)| *access != "uniform").count();
             if storage > 8 {

@@ -23,12 +23,13 @@ pub(super) const MATVEC: KernelSpec = KernelSpec {
     name: "matvec",
     params: LinearParams::FIELDS,
     bindings: &[(2, Access::Read), (10, Access::ReadWrite)],
-    uses_step: true,
+    uses_step: false,
     uses_weight: true,
 };
 
 pub(super) const MATMUL: KernelSpec = KernelSpec {
     name: "matmul",
+    uses_step: true,
     ..MATVEC
 };
 

@@ -5,12 +5,16 @@
 //! recursion and output (SPEC.md section 8).
 
 use crate::error::{Error, Result};
+use minijinja::machinery::{CompiledTemplate, Instructions, TemplateConfig};
+use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
-use minijinja::{Environment, ErrorKind, State, UndefinedBehavior, syntax::SyntaxConfig};
+use minijinja::{AutoEscape, Environment, ErrorKind, State, UndefinedBehavior};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io;
+use std::sync::Arc;
 
+mod bounds;
 mod date;
 mod think;
 pub use date::CivilDate;
@@ -104,19 +108,12 @@ impl RenderOptions {
     }
 }
 
-const TEMPLATE_NAME: &str = "chat_template";
-
-/// A parsed chat template.
+/// A chat template that parses.
+#[derive(Debug, Clone)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    source: String,
     bos_token: Option<String>,
     eos_token: Option<String>,
-}
-
-impl std::fmt::Debug for ChatTemplate {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("ChatTemplate")
-    }
 }
 
 impl ChatTemplate {
@@ -137,27 +134,10 @@ impl ChatTemplate {
                 ),
             });
         }
-        let mut environment = Environment::new();
-        // As transformers: ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).
-        let mut syntax = SyntaxConfig::builder();
-        syntax.trim_blocks(true).lstrip_blocks(true);
-        environment.set_syntax(syntax.build().map_err(template_error)?);
-        environment.set_undefined_behavior(UndefinedBehavior::Lenient);
-        // The name has no extension, but say it: nothing is escaped.
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_fuel(Some(MAX_STEPS));
-        environment.set_recursion_limit(MAX_RECURSION);
-        environment.set_unknown_method_callback(unknown_method);
-        environment.add_filter("tojson", to_json);
-        environment.add_function("raise_exception", |message: String| -> Result<(), _> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-        });
-        environment.add_function("strftime_now", strftime_now);
-        environment
-            .add_template_owned(TEMPLATE_NAME, without_generation_tags(source))
-            .map_err(template_error)?;
+        let source = without_generation_tags(source);
+        compile(&source).map_err(template_error)?;
         Ok(ChatTemplate {
-            environment,
+            source,
             bos_token: bos_token.map(str::to_string),
             eos_token: eos_token.map(str::to_string),
         })
@@ -168,27 +148,20 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Template`] if the template refuses the messages or runs out of bounds.
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
-        let template = self
-            .environment
-            .get_template(TEMPLATE_NAME)
-            .map_err(template_error)?;
         let messages: Vec<Value> = messages.iter().map(message_value).collect();
         let none = || Value::from(());
+        let tools = options.tools.as_ref();
         let mut context: Vec<(String, Value)> = vec![
             ("messages".into(), Value::from(messages)),
             (
                 "tools".into(),
-                options
-                    .tools
-                    .as_ref()
-                    .map_or_else(none, |t| Value::from_iter(t.iter().map(json_value))),
+                tools.map_or_else(none, |t| Value::from_iter(t.iter().map(json_value))),
             ),
             ("documents".into(), none()),
             (
                 "add_generation_prompt".into(),
                 options.add_generation_prompt.into(),
             ),
-            (DATE_VARIABLE.into(), options.date.to_string().into()),
         ];
         for (name, token) in [
             ("bos_token", &self.bos_token),
@@ -204,33 +177,73 @@ impl ChatTemplate {
         if let Some(enable) = options.enable_thinking {
             context.push(("enable_thinking".into(), enable.into()));
         }
-        let mut output = BoundedOutput(Vec::new());
-        template
-            .render_captured_to(Value::from_pairs(context), &mut output)
-            .map_err(template_error)?;
-        String::from_utf8(output.0).map_err(|e| Error::Template {
-            reason: e.to_string(),
-        })
+        let environment = environment(options.date).map_err(template_error)?;
+        // Compiling takes a fraction of a millisecond; keeping the program would tie this type to
+        // a lifetime.
+        let program = compile(&self.source).map_err(template_error)?;
+        let mut text = String::new();
+        let mut output = minijinja::machinery::make_string_output(&mut text);
+        minijinja::machinery::eval(
+            &environment,
+            &program,
+            Value::from_pairs(context),
+            &BTreeMap::new(),
+            &mut output,
+            AutoEscape::None,
+        )
+        .map_err(template_error)?;
+        if text.len() > MAX_RENDERED_BYTES {
+            return Err(Error::Template {
+                reason: format!("the conversation is longer than {MAX_RENDERED_BYTES} bytes"),
+            });
+        }
+        Ok(text)
     }
 }
 
-/// Keeps a rendering from growing without end.
-struct BoundedOutput(Vec<u8>);
+/// As transformers: ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).
+fn syntax() -> Result<SyntaxConfig, minijinja::Error> {
+    SyntaxConfig::builder()
+        .trim_blocks(true)
+        .lstrip_blocks(true)
+        .build()
+}
 
-impl io::Write for BoundedOutput {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0.len() + bytes.len() > MAX_RENDERED_BYTES {
-            return Err(io::Error::other(format!(
-                "the conversation is longer than {MAX_RENDERED_BYTES} bytes"
-            )));
-        }
-        self.0.extend_from_slice(bytes);
-        Ok(bytes.len())
+/// The bounded program of a template.
+fn compile(source: &str) -> Result<Instructions<'_>, minijinja::Error> {
+    let config = TemplateConfig {
+        syntax_config: syntax()?,
+        default_auto_escape: Arc::new(|_| AutoEscape::None),
+    };
+    bounds::check_source(source, config.syntax_config.clone())?;
+    let compiled = CompiledTemplate::new("chat_template", source, &config)?;
+    if !compiled.blocks.is_empty() {
+        return Err(minijinja::Error::new(
+            ErrorKind::InvalidOperation,
+            "blocks are not supported",
+        ));
     }
+    bounds::with_checks(&compiled.instructions)
+}
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+/// What a template can call.
+fn environment(date: CivilDate) -> Result<Environment<'static>, minijinja::Error> {
+    let mut environment = Environment::new();
+    environment.set_syntax(syntax()?);
+    environment.set_undefined_behavior(UndefinedBehavior::Lenient);
+    environment.set_fuel(Some(MAX_STEPS));
+    environment.set_recursion_limit(MAX_RECURSION);
+    bounds::install(&mut environment);
+    environment.set_unknown_method_callback(unknown_method);
+    environment.add_filter("tojson", to_json);
+    environment.add_function("raise_exception", |message: String| -> Result<(), _> {
+        Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+    });
+    environment.add_function("strftime_now", move |format: String| {
+        let error = |reason| minijinja::Error::new(ErrorKind::InvalidOperation, reason);
+        date.strftime(&format).map_err(error)
+    });
+    Ok(environment)
 }
 
 /// `{% generation %}` marks the assistant's text for training and renders as nothing. Whitespace
@@ -323,18 +336,8 @@ fn unknown_method(
             _ => {}
         }
     }
+    bounds::check_method(value, method, args)?;
     minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args)
-}
-
-/// Where a rendering keeps the date of [`RenderOptions`]; not a name that a template would use.
-const DATE_VARIABLE: &str = "__date";
-
-fn strftime_now(state: &State, format: String) -> Result<String, minijinja::Error> {
-    let date = state.lookup(DATE_VARIABLE);
-    let date: Option<CivilDate> = date.and_then(|d| d.as_str()?.parse().ok());
-    date.ok_or_else(|| "the date is not known here".to_string())
-        .and_then(|date| date.strftime(&format))
-        .map_err(|reason| minijinja::Error::new(ErrorKind::InvalidOperation, reason))
 }
 
 /// `json.dumps(value, ensure_ascii=False, …)`, which transformers puts in the place of Jinja's

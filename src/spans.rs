@@ -170,7 +170,8 @@ fn sentences(tokenizer: &Tokenizer, content: &str, message: &[u32]) -> Result<Ve
     }
     // Chunks that tokenise differently on their own do not say where a sentence ends.
     if at != end {
-        ranges = vec![start..end];
+        ranges.clear();
+        ranges.push(start..end);
     }
     Ok(ranges)
 }

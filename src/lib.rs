@@ -1,5 +1,6 @@
 //! `deltamem`: SmolLM3 and Qwen3 with δ-mem on WebGPU.
 
+pub mod chat;
 pub mod config;
 pub mod engine;
 pub mod error;
@@ -15,9 +16,12 @@ pub mod nano;
 pub mod reference;
 pub mod replay;
 pub mod rope;
+pub mod sampler;
 pub mod shader;
+pub mod spans;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod store;
+pub mod tokenizer;
 pub mod weights;
 pub mod write_plan;
 

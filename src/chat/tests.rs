@@ -1,0 +1,221 @@
+use super::*;
+use serde_json::json;
+
+fn options() -> RenderOptions {
+    RenderOptions::new(CivilDate::new(2025, 7, 4).unwrap())
+}
+
+fn render(source: &str, messages: &[Message], options: &RenderOptions) -> Result<String> {
+    ChatTemplate::parse(source, Some("<s>"), Some("</s>"))?.render(messages, options)
+}
+
+/// Renders a template without messages.
+fn eval(source: &str) -> String {
+    render(source, &[], &options()).unwrap()
+}
+
+fn smollm3(messages: &[Message], thinking: Option<bool>, prompt: bool) -> String {
+    let options = RenderOptions {
+        enable_thinking: thinking,
+        add_generation_prompt: prompt,
+        ..options()
+    };
+    render(include_str!("smollm3_like.jinja"), messages, &options).unwrap()
+}
+
+#[test]
+fn a_smollm3_like_template_renders_as_python_does() {
+    let user = Message::new(Role::User, "Hi /think");
+    let assistant = Message::new(Role::Assistant, "\n\nHello");
+    let header = |mode: &str, custom: &str| {
+        format!(
+            "<|im_start|>system\n## Metadata\n\nToday Date: 04 July 2025\nReasoning Mode: {mode}\n\n## Custom Instructions\n\n{custom}\n\n"
+        )
+    };
+    let turn = "<|im_start|>user\nHi /think<|im_end|>\n";
+    // `system_message` is undefined here, and `in` finds nothing in it.
+    assert_eq!(
+        smollm3(&[user.clone(), assistant.clone()], Some(false), false),
+        header("/no_think", "You are a helper.")
+            + turn
+            + "<|im_start|>assistant\n<think>\n\n</think>\nHello<|im_end|>\n"
+    );
+    assert_eq!(
+        smollm3(&[user.clone(), assistant], None, true),
+        header("/think", "You are a helper.")
+            + turn
+            + "<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>assistant\n"
+    );
+    // The system message wins over the flag.
+    let system = Message::new(Role::System, "Be kind. /no_think  ");
+    assert_eq!(
+        smollm3(&[system, user.clone()], Some(true), true),
+        header("/no_think", "Be kind.") + turn + "<|im_start|>assistant\n<think>\n\n</think>\n"
+    );
+    let system = Message::new(Role::System, "Only this. /system_override /think");
+    assert_eq!(
+        smollm3(&[system, user], Some(false), false),
+        format!("<|im_start|>system\nOnly this.<|im_end|>\n{turn}")
+    );
+}
+
+#[test]
+fn what_a_template_raises_is_the_error() {
+    let messages = [Message::new(Role::Tool, "42")];
+    let error = render(include_str!("smollm3_like.jinja"), &messages, &options()).unwrap_err();
+    assert_eq!(error.code(), "template");
+    assert!(error.to_string().contains("no tools, said tool"), "{error}");
+}
+
+#[test]
+fn tools_and_extra_variables_arrive() {
+    let tool = json!({"name": "f", "z": [1, 2.5, true, null], "a": {"é": "<'&\"\n"}});
+    let with = |tools| RenderOptions {
+        tools,
+        extra: [("x".to_string(), json!({"k": "v"}))].into_iter().collect(),
+        ..options()
+    };
+    let source = "{{ bos_token }}{{ x.k }}{% for t in tools or [] %}{{ t | tojson }}{% endfor %}{{ tools is none }}{{ eos_token }}";
+    assert_eq!(
+        render(source, &[], &with(Some(vec![tool]))).unwrap(),
+        r#"<s>v{"name": "f", "z": [1, 2.5, true, null], "a": {"é": "<'&\"\n"}}False</s>"#
+    );
+    assert_eq!(render(source, &[], &with(None)).unwrap(), "<s>vTrue</s>");
+}
+
+#[test]
+fn tojson_is_json_dumps() {
+    assert_eq!(eval("{{ [1, 'é'] | tojson }}"), r#"[1, "é"]"#);
+    assert_eq!(
+        eval("{{ 'é🦊' | tojson(ensure_ascii=true) }}"),
+        r#""\u00e9\ud83e\udd8a""#
+    );
+    assert_eq!(
+        eval("{{ {'b': [], 'a': [1, {}]} | tojson(indent=2, sort_keys=true) }}"),
+        "{\n  \"a\": [\n    1,\n    {}\n  ],\n  \"b\": []\n}"
+    );
+    assert_eq!(
+        eval("{{ {'a': 1} | tojson(separators=(',', ':')) }}"),
+        r#"{"a":1}"#
+    );
+    assert_eq!(
+        eval("{{ 1.0 | tojson }}{{ true | tojson }}{{ none | tojson }}"),
+        "1.0truenull"
+    );
+    assert!(render("{{ nothing | tojson }}", &[], &options()).is_err());
+}
+
+#[test]
+fn python_methods_and_blocks_work() {
+    assert_eq!(
+        eval("{{ ' a\n'.strip() ~ '\n\nb'.lstrip('\n') ~ 'cx'.rstrip('x') }}"),
+        "abc"
+    );
+    assert_eq!(
+        eval("{{ 'a,b'.split(',')[-1] ~ 'xy'.startswith('x') }}"),
+        "bTrue"
+    );
+    assert_eq!(
+        eval("{{ 'prefix'.removeprefix('pre') ~ {'k': 1}.get('k') }}"),
+        "fix1"
+    );
+    assert_eq!(
+        eval("{% for i in [1, 2, 3] %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}"),
+        "1"
+    );
+    assert_eq!(
+        eval(
+            "{% set ns = namespace(n=0) %}{% for i in [1, 2] %}{% set ns.n = ns.n + i %}{% endfor %}{{ ns.n }}"
+        ),
+        "3"
+    );
+    assert_eq!(
+        eval("{{ [1, 2, 3][::-1] | join('') }}{{ 'x' in undefined_name }}"),
+        "321False"
+    );
+    // trim_blocks and lstrip_blocks, and no newline kept at the end.
+    assert_eq!(eval("a\n  {% if true %}\nb\n  {% endif %}\nc\n"), "a\nb\nc");
+    assert_eq!(
+        eval("a {%- generation -%} b {% endgeneration %} c"),
+        "ab  c"
+    );
+    assert_eq!(eval("{{ '<b>' }}"), "<b>");
+    assert_eq!(eval("{{ strftime_now('%Y-%m-%d') }}"), "2025-07-04");
+}
+
+#[test]
+fn reasoning_is_shown_if_the_template_asks() {
+    let message = Message {
+        reasoning: Some("hm".into()),
+        ..Message::new(Role::Assistant, "yes")
+    };
+    let source = "{% for m in messages %}{{ m.reasoning_content }}{{ m['content'] }}{% endfor %}";
+    let messages = [message, Message::new(Role::User, "ok")];
+    assert_eq!(render(source, &messages, &options()).unwrap(), "hmyesok");
+    let json = serde_json::to_string(&messages).unwrap();
+    assert_eq!(
+        json,
+        r#"[{"role":"assistant","content":"yes","reasoning":"hm"},{"role":"user","content":"ok"}]"#
+    );
+    assert_eq!(
+        serde_json::from_str::<Vec<Message>>(&json).unwrap(),
+        messages
+    );
+}
+
+#[test]
+fn hostile_templates_end_in_an_error() {
+    let hostile = [
+        "{% for",
+        "{{ 1 / 0 }}",
+        "{{ undefined_name.attribute }}",
+        "{{ open('/etc/passwd') }}",
+        "{% include '/etc/passwd' %}",
+        "{% extends 'other' %}",
+        "{% import 'other' as o %}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}",
+        "{{ 'x' * 20000000 }}",
+        "{{ 'x' * 99999999999 }}",
+        "{% for a in range(100000) %}{{ 'x' * 1000 }}{% endfor %}",
+        "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+        "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+        "{% set ns = namespace(s=['x']) %}{% for i in range(60) %}{% set ns.s = ns.s + ns.s %}{% endfor %}",
+        "{% set ns = namespace(s=['x']) %}{% for i in range(60) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s }}",
+        "{% set ns = namespace(s='xx') %}{% for i in range(60) %}{% set ns.s %}{{ ns.s }}{{ ns.s }}{% endset %}{% endfor %}",
+        "{% set ns = namespace(s='xx') %}{% for i in range(60) %}{% set ns.s = ns.s.replace('x', ns.s) %}{% endfor %}",
+        "{% set ns = namespace(s='xx') %}{% for i in range(60) %}{% set ns.s = ns.s | replace('x', ns.s) %}{% endfor %}",
+        "{% set ns = namespace(s='xx') %}{% for i in range(60) %}{% set ns.s = ns.s.join(ns.s | list) %}{% endfor %}",
+        "{% set ns = namespace(s='xx') %}{% for i in range(60) %}{% set ns.s = ns.s | join(ns.s) %}{% endfor %}",
+        "{% macro d(s, n) %}{{ d(s ~ s, n - 1) if n else s }}{% endmacro %}{{ d('x', 60) }}",
+        "{{ '{:999999999}'.format('x') }}",
+        "{{ '%999999999d' | format(1) }}",
+        "{{ [1] * 1000000000 | length }}{{ ([1] * 1000000000) | list | length }}",
+        "{{ 'x' * 9 * 9 * 9 * 9 * 9 * 9 }}",
+        "{% block b %}{% endblock %}",
+        "{{ strftime_now('%Q') }}",
+        "{{ strftime_now(1, 2) }}",
+        "{{ 'x'.unknown() }}",
+        "{{ {} | tojson(indent='x') }}",
+        "{{ ''.__class__.__mro__ }}",
+    ];
+    let literal = "x".repeat(1 << 19);
+    let repeated = format!("{{% for a in range(99999) %}}{literal}{{% endfor %}}");
+    let captured = format!("{{% set s %}}{repeated}{{% endset %}}");
+    for source in hostile.into_iter().chain([&*repeated, &*captured]) {
+        let shown = &source[..source.len().min(200)];
+        let start = std::time::Instant::now();
+        match render(source, &[], &options()) {
+            Ok(text) => panic!("{} bytes from {shown}", text.len()),
+            Err(error) => assert_eq!(error.code(), "template", "{shown}"),
+        }
+        // A second on a quiet machine, with room for a busy one.
+        assert!(start.elapsed().as_secs() < 5, "{shown}");
+        println!("{:?} {shown}", start.elapsed());
+    }
+    let nested = "{{ ".to_string() + &"(".repeat(100_000);
+    assert!(ChatTemplate::parse(&nested, None, None).is_err());
+    let nested = "{% if true %}".repeat(50_000);
+    assert!(ChatTemplate::parse(&nested, None, None).is_err());
+    assert!(ChatTemplate::parse(&"x".repeat(MAX_TEMPLATE_BYTES + 1), None, None).is_err());
+}

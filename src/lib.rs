@@ -7,6 +7,7 @@ pub mod error;
 pub mod gpu;
 pub mod kernels;
 pub mod kv_cache;
+pub mod loaded;
 pub mod matrix;
 pub mod memory;
 pub mod memory_file;

@@ -69,6 +69,8 @@ pub struct GenerationConfig {
     pub top_p: Option<f32>,
     pub min_p: Option<f32>,
     pub repetition_penalty: Option<f32>,
+    /// Longest reply, in tokens.
+    pub max_new_tokens: Option<usize>,
 }
 
 /// What `tokenizer_config.json` says beside the template.
@@ -197,11 +199,11 @@ impl GenerationConfig {
                 x => Err(k.error(key, format!("{x} is negative"))),
             },
         };
-        let top_k = match k.get("top_k") {
-            None => None,
+        let count = |key: &str| match k.get(key) {
+            None => Ok(None),
             Some(value) => match value.as_u64().map(usize::try_from) {
-                Some(Ok(top_k)) => Some(top_k),
-                _ => return Err(k.error("top_k", format!("expected a count, found {value}"))),
+                Some(Ok(n)) => Ok(Some(n)),
+                _ => Err(k.error(key, format!("expected a count, found {value}"))),
             },
         };
         Ok(GenerationConfig {
@@ -209,10 +211,11 @@ impl GenerationConfig {
                 .ok_or_else(|| k.error("eos_token_id", "expected an id or a list of ids"))?,
             do_sample: k.boolean("do_sample")?,
             temperature: number("temperature")?,
-            top_k,
+            top_k: count("top_k")?,
             top_p: number("top_p")?,
             min_p: number("min_p")?,
             repetition_penalty: number("repetition_penalty")?,
+            max_new_tokens: count("max_new_tokens")?,
         })
     }
 }

@@ -299,7 +299,7 @@ fn generation_config_is_lenient_about_keys_and_strict_about_types() {
     let full = parse(
         r#"{"_from_model_config": true, "bos_token_id": 1, "eos_token_id": [2, 3], "do_sample": true,
             "temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": 0, "repetition_penalty": 1.1,
-            "transformers_version": "4.53"}"#,
+            "max_new_tokens": 48, "transformers_version": "4.53"}"#,
     );
     let expected = GenerationConfig {
         eos_token_ids: vec![2, 3],
@@ -309,6 +309,7 @@ fn generation_config_is_lenient_about_keys_and_strict_about_types() {
         top_p: Some(0.95),
         min_p: Some(0.0),
         repetition_penalty: Some(1.1),
+        max_new_tokens: Some(48),
     };
     assert_eq!(full.unwrap(), expected);
     assert_eq!(parse("{}").unwrap(), GenerationConfig::default());

@@ -64,11 +64,7 @@ pub struct Message {
 impl Message {
     /// A message without reasoning.
     pub fn new(role: Role, content: impl Into<String>) -> Message {
-        Message {
-            role,
-            content: content.into(),
-            reasoning: None,
-        }
+        Message { role, content: content.into(), reasoning: None }
     }
 }
 
@@ -101,10 +97,7 @@ impl RenderOptions {
 
     /// The same with or without the generation prompt.
     pub fn with_generation_prompt(&self, add: bool) -> RenderOptions {
-        RenderOptions {
-            add_generation_prompt: add,
-            ..self.clone()
-        }
+        RenderOptions { add_generation_prompt: add, ..self.clone() }
     }
 }
 
@@ -128,10 +121,7 @@ impl ChatTemplate {
     ) -> Result<ChatTemplate> {
         if source.len() > MAX_TEMPLATE_BYTES {
             return Err(Error::Template {
-                reason: format!(
-                    "{} bytes, at most {MAX_TEMPLATE_BYTES} are read",
-                    source.len()
-                ),
+                reason: format!("{} bytes, at most {MAX_TEMPLATE_BYTES} are read", source.len()),
             });
         }
         let source = without_generation_tags(source);
@@ -158,15 +148,9 @@ impl ChatTemplate {
                 tools.map_or_else(none, |t| Value::from_iter(t.iter().map(json_value))),
             ),
             ("documents".into(), none()),
-            (
-                "add_generation_prompt".into(),
-                options.add_generation_prompt.into(),
-            ),
+            ("add_generation_prompt".into(), options.add_generation_prompt.into()),
         ];
-        for (name, token) in [
-            ("bos_token", &self.bos_token),
-            ("eos_token", &self.eos_token),
-        ] {
+        for (name, token) in [("bos_token", &self.bos_token), ("eos_token", &self.eos_token)] {
             if let Some(token) = token {
                 context.push((name.into(), token.as_str().into()));
             }
@@ -203,10 +187,7 @@ impl ChatTemplate {
 
 /// As transformers: ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).
 fn syntax() -> Result<SyntaxConfig, minijinja::Error> {
-    SyntaxConfig::builder()
-        .trim_blocks(true)
-        .lstrip_blocks(true)
-        .build()
+    SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()
 }
 
 /// The bounded program of a template.
@@ -218,10 +199,7 @@ fn compile(source: &str) -> Result<Instructions<'_>, minijinja::Error> {
     bounds::check_source(source, config.syntax_config.clone())?;
     let compiled = CompiledTemplate::new("chat_template", source, &config)?;
     if !compiled.blocks.is_empty() {
-        return Err(minijinja::Error::new(
-            ErrorKind::InvalidOperation,
-            "blocks are not supported",
-        ));
+        return Err(minijinja::Error::new(ErrorKind::InvalidOperation, "blocks are not supported"));
     }
     bounds::with_checks(&compiled.instructions)
 }
@@ -279,9 +257,7 @@ fn without_generation_tags(source: &str) -> String {
 fn template_error(error: minijinja::Error) -> Error {
     let mut reason = match error.kind() {
         ErrorKind::OutOfFuel => format!("more than {MAX_STEPS} steps"),
-        _ => error
-            .detail()
-            .map_or_else(|| error.kind().to_string(), str::to_string),
+        _ => error.detail().map_or_else(|| error.kind().to_string(), str::to_string),
     };
     if let Some(source) = std::error::Error::source(&error) {
         let _ = write!(reason, ": {source}");

@@ -176,16 +176,10 @@ impl ModelConfig {
     pub fn tensor_shapes(&self) -> Vec<(String, Vec<usize>)> {
         let (h, i, d) = (self.hidden_size, self.intermediate_size, self.head_dim);
         let (q, kv) = (self.q_size(), self.kv_size());
-        let mut shapes = vec![(
-            "model.embed_tokens.weight".to_string(),
-            vec![self.vocab_size, h],
-        )];
+        let mut shapes = vec![("model.embed_tokens.weight".to_string(), vec![self.vocab_size, h])];
         for layer in 0..self.n_layers {
             let mut add = |name: &str, shape: &[usize]| {
-                shapes.push((
-                    format!("model.layers.{layer}.{name}.weight"),
-                    shape.to_vec(),
-                ));
+                shapes.push((format!("model.layers.{layer}.{name}.weight"), shape.to_vec()));
             };
             add("input_layernorm", &[h]);
             add("self_attn.q_proj", &[q, h]);
@@ -336,10 +330,9 @@ impl DeltaConfig {
             if let Some(found) = k.get(key)
                 && !archived_equal(found, &default)
             {
-                return Err(k.error(
-                    key,
-                    format!("archived feature: must be {default}, found {found}"),
-                ));
+                return Err(
+                    k.error(key, format!("archived feature: must be {default}, found {found}"))
+                );
             }
         }
         let rank = k.size_or("rank", 8, MAX_RANK)?;
@@ -384,10 +377,7 @@ impl DeltaConfig {
                 format!("{init} is not between 0 and delta_scale_max {delta_scale_max}"),
             ));
         }
-        let per_head = k.choice(
-            "delta_scale_granularity",
-            &[("layer", false), ("head", true)],
-        )?;
+        let per_head = k.choice("delta_scale_granularity", &[("layer", false), ("head", true)])?;
         Ok(DeltaConfig {
             rank,
             alpha: alpha as f32,
@@ -406,10 +396,7 @@ impl DeltaConfig {
             delta_scale: k
                 .boolean("trainable_delta_scale")?
                 .unwrap_or(false)
-                .then_some(DeltaScale {
-                    max: delta_scale_max as f32,
-                    per_head,
-                }),
+                .then_some(DeltaScale { max: delta_scale_max as f32, per_head }),
         })
     }
 
@@ -615,11 +602,7 @@ impl<'a> Keys<'a> {
         }
         match serde_json::from_slice(bytes) {
             Ok(Value::Object(map)) => Ok(Keys { map, file }),
-            Ok(_) => Err(Error::format(
-                file,
-                "configuration",
-                "expected a JSON object",
-            )),
+            Ok(_) => Err(Error::format(file, "configuration", "expected a JSON object")),
             Err(e) => Err(Error::format(file, "configuration", e.to_string())),
         }
     }
@@ -630,11 +613,7 @@ impl<'a> Keys<'a> {
     }
 
     pub(crate) fn error(&self, key: &str, reason: impl Into<String>) -> Error {
-        Error::Config {
-            file: self.file.into(),
-            key: key.into(),
-            reason: reason.into(),
-        }
+        Error::Config { file: self.file.into(), key: key.into(), reason: reason.into() }
     }
 
     fn unsupported(&self, key: &str, reason: &str) -> Error {
@@ -677,10 +656,9 @@ impl<'a> Keys<'a> {
         let value = self.get(key).ok_or_else(|| self.error(key, "missing"))?;
         match value.as_u64() {
             Some(n) if n >= 1 && n <= max as u64 => Ok(n as usize),
-            _ => Err(self.error(
-                key,
-                format!("expected an integer from 1 to {max}, found {value}"),
-            )),
+            _ => {
+                Err(self.error(key, format!("expected an integer from 1 to {max}, found {value}")))
+            }
         }
     }
 
@@ -707,10 +685,9 @@ impl<'a> Keys<'a> {
         let parts: Vec<String> = match self.get(key) {
             None => return Ok(None),
             Some(Value::String(s)) => s.split(',').map(str::to_string).collect(),
-            Some(Value::Array(a)) if a.iter().all(Value::is_string) => a
-                .iter()
-                .filter_map(|v| v.as_str().map(str::to_string))
-                .collect(),
+            Some(Value::Array(a)) if a.iter().all(Value::is_string) => {
+                a.iter().filter_map(|v| v.as_str().map(str::to_string)).collect()
+            }
             Some(v) => {
                 return Err(self.error(key, format!("expected a list of strings, found {v}")));
             }
@@ -725,10 +702,9 @@ impl<'a> Keys<'a> {
         };
         for name in &names {
             if !DeltaHead::ALL.iter().any(|h| h.name() == name) {
-                return Err(self.error(
-                    "delta_heads",
-                    format!("expected q, k, v or o, found {name:?}"),
-                ));
+                return Err(
+                    self.error("delta_heads", format!("expected q, k, v or o, found {name:?}"))
+                );
             }
         }
         let named = |h: &DeltaHead| names.iter().any(|n| n == h.name());
@@ -737,20 +713,14 @@ impl<'a> Keys<'a> {
 
     fn target_layers(&self) -> Result<Vec<usize>> {
         let bad = |v: &Value| {
-            self.error(
-                "target_layers",
-                format!("expected a list of layer numbers, found {v}"),
-            )
+            self.error("target_layers", format!("expected a list of layer numbers, found {v}"))
         };
         let mut layers = match self.get("target_layers") {
             None => Vec::new(),
             Some(Value::Array(a)) => a
                 .iter()
                 .map(|v| {
-                    v.as_u64()
-                        .filter(|&n| n < 1 << 16)
-                        .map(|n| n as usize)
-                        .ok_or_else(|| bad(v))
+                    v.as_u64().filter(|&n| n < 1 << 16).map(|n| n as usize).ok_or_else(|| bad(v))
                 })
                 .collect::<Result<Vec<_>>>()?,
             Some(v) => return Err(bad(v)),

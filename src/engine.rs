@@ -137,9 +137,7 @@ impl Call<'_> {
     /// [`Error::Messages`] without tokens, [`Error::TokenOutOfRange`], [`Error::ContextFull`].
     pub fn check(&self, config: &ModelConfig, n_past: usize, context_window: usize) -> Result<()> {
         if self.tokens.is_empty() {
-            return Err(Error::Messages {
-                reason: "there is no token to process".into(),
-            });
+            return Err(Error::Messages { reason: "there is no token to process".into() });
         }
         let vocab_size = config.vocab_size;
         if let Some(&id) = self.tokens.iter().find(|&&id| id as usize >= vocab_size) {
@@ -147,10 +145,7 @@ impl Call<'_> {
         }
         let needed = n_past.saturating_add(self.tokens.len());
         if needed > context_window {
-            return Err(Error::ContextFull {
-                needed,
-                window: context_window,
-            });
+            return Err(Error::ContextFull { needed, window: context_window });
         }
         Ok(())
     }

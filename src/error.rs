@@ -12,24 +12,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The operating system refused to open, read or write a file.
     #[error("{}: {source}", path.display())]
-    Io {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, source: std::io::Error },
     /// A file is not what its format says: truncated, oversized, inconsistent or hostile.
     #[error("{file}: not a valid {format}: {reason}")]
-    Format {
-        file: String,
-        format: &'static str,
-        reason: String,
-    },
+    Format { file: String, format: &'static str, reason: String },
     /// A configuration key has a value that cannot be used.
     #[error("{file}: key `{key}`: {reason}")]
-    Config {
-        file: String,
-        key: String,
-        reason: String,
-    },
+    Config { file: String, key: String, reason: String },
     /// The file is valid, but asks for something this crate does not do.
     #[error("{what} is not supported: {reason}")]
     Unsupported { what: String, reason: String },
@@ -43,12 +32,7 @@ pub enum Error {
     UnknownTensor { file: String, name: String },
     /// A tensor has another shape than the configuration implies.
     #[error("{file}: tensor `{name}` has shape {found:?}, expected {expected:?}")]
-    TensorShape {
-        file: String,
-        name: String,
-        expected: Vec<usize>,
-        found: Vec<usize>,
-    },
+    TensorShape { file: String, name: String, expected: Vec<usize>, found: Vec<usize> },
     /// A token id outside the vocabulary.
     #[error("token id {id} is outside the vocabulary of {vocab_size}")]
     TokenOutOfRange { id: u32, vocab_size: usize },
@@ -70,11 +54,7 @@ pub enum Error {
     #[error(
         "this memory does not fit: {field} is {found}, the loaded model needs {expected}; nothing was changed"
     )]
-    MemoryMismatch {
-        field: &'static str,
-        expected: String,
-        found: String,
-    },
+    MemoryMismatch { field: &'static str, expected: String, found: String },
     /// A sampling or generation setting outside its range.
     #[error("setting `{name}`: {reason}")]
     Setting { name: &'static str, reason: String },
@@ -83,12 +63,7 @@ pub enum Error {
     NoAdapter { reason: String },
     /// The device cannot hold or bind something of this size.
     #[error("{what} needs {needed}, this adapter allows {limit}; {advice}")]
-    DeviceLimit {
-        what: String,
-        needed: u64,
-        limit: u64,
-        advice: &'static str,
-    },
+    DeviceLimit { what: String, needed: u64, limit: u64, advice: &'static str },
     /// The device ran out of memory.
     #[error(
         "the GPU is out of memory while making {what} ({size_bytes} bytes); try --weights q4 or a smaller --context"
@@ -140,10 +115,6 @@ impl Error {
         format: &'static str,
         reason: impl Into<String>,
     ) -> Error {
-        Error::Format {
-            file: file.into(),
-            format,
-            reason: reason.into(),
-        }
+        Error::Format { file: file.into(), format, reason: reason.into() }
     }
 }

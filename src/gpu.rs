@@ -106,13 +106,7 @@ impl Gpu {
                 remember(slot.clone(), format!("the device was lost: {text}"));
             }
         });
-        Ok(Gpu {
-            device,
-            queue,
-            info,
-            tier,
-            failure,
-        })
+        Ok(Gpu { device, queue, info, tier, failure })
     }
 
     /// Reports an error that arrived outside of any call: a lost device, a refused command.
@@ -159,10 +153,7 @@ impl Gpu {
         });
         match scope.pop().await {
             None => Ok(buffer),
-            Some(_) => Err(Error::OutOfMemory {
-                what: label.into(),
-                size_bytes: size,
-            }),
+            Some(_) => Err(Error::OutOfMemory { what: label.into(), size_bytes: size }),
         }
     }
 
@@ -172,8 +163,7 @@ impl Gpu {
     /// As [`Gpu::buffer`].
     pub async fn storage(&self, label: &str, size_bytes: u64) -> Result<wgpu::Buffer> {
         use wgpu::BufferUsages as Usage;
-        self.buffer(label, size_bytes, Usage::STORAGE | Usage::COPY_SRC | Usage::COPY_DST)
-            .await
+        self.buffer(label, size_bytes, Usage::STORAGE | Usage::COPY_SRC | Usage::COPY_DST).await
     }
 
     /// A storage buffer with these f32 values.
@@ -199,9 +189,7 @@ impl Gpu {
             return Ok(Vec::new());
         }
         use wgpu::BufferUsages as Usage;
-        let staging = self
-            .buffer("read-back", total, Usage::MAP_READ | Usage::COPY_DST)
-            .await?;
+        let staging = self.buffer("read-back", total, Usage::MAP_READ | Usage::COPY_DST).await?;
         let mut encoder = self.device.create_command_encoder(&Default::default());
         let mut at = 0;
         for (buffer, offset, size) in ranges {
@@ -220,19 +208,15 @@ impl Gpu {
         match mapped {
             Ok(Ok(())) => {}
             Ok(Err(e)) => {
-                return Err(Error::Gpu {
-                    reason: format!("reading back failed: {e}"),
-                });
+                return Err(Error::Gpu { reason: format!("reading back failed: {e}") });
             }
             Err(_) => {
-                return Err(Error::Gpu {
-                    reason: "reading back was given up".into(),
-                });
+                return Err(Error::Gpu { reason: "reading back was given up".into() });
             }
         }
-        let view = staging.get_mapped_range(..).map_err(|e| Error::Gpu {
-            reason: format!("reading back failed: {e}"),
-        })?;
+        let view = staging
+            .get_mapped_range(..)
+            .map_err(|e| Error::Gpu { reason: format!("reading back failed: {e}") })?;
         Ok(view[..total as usize].to_vec())
     }
 
@@ -243,9 +227,7 @@ impl Gpu {
     pub fn wait(&self) -> Result<()> {
         match self.device.poll(wgpu::PollType::wait_indefinitely()) {
             Ok(_) => Ok(()),
-            Err(e) => Err(Error::Gpu {
-                reason: format!("waiting failed: {e}"),
-            }),
+            Err(e) => Err(Error::Gpu { reason: format!("waiting failed: {e}") }),
         }
     }
 }

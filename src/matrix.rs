@@ -55,13 +55,7 @@ pub struct Uploader<'a> {
 impl<'a> Uploader<'a> {
     /// `progress` is called with (elements done, elements in all).
     pub fn new(gpu: &'a Gpu, total_elements: u64, progress: &'a mut dyn FnMut(u64, u64)) -> Self {
-        Uploader {
-            gpu,
-            pending_bytes: 0,
-            done_elements: 0,
-            total_elements,
-            progress,
-        }
+        Uploader { gpu, pending_bytes: 0, done_elements: 0, total_elements, progress }
     }
 
     /// The device that is uploaded to.
@@ -187,12 +181,7 @@ impl Matrix {
                 },
             });
         }
-        Ok(Matrix {
-            k,
-            n_rows,
-            storage,
-            parts,
-        })
+        Ok(Matrix { k, n_rows, storage, parts })
     }
 }
 

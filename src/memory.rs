@@ -43,10 +43,7 @@ pub struct MemoryState {
 impl MemoryState {
     /// The state before the first write.
     pub fn zeros(dims: MemoryDims) -> MemoryState {
-        MemoryState {
-            values: vec![0.0; dims.len()],
-            dims,
-        }
+        MemoryState { values: vec![0.0; dims.len()], dims }
     }
 
     /// The state of the `index`-th wrapped layer, `[H_s, r, r]`.
@@ -66,11 +63,7 @@ impl MemoryState {
     /// [`Error::MemoryMismatch`] that names the first difference.
     pub fn check_dims(&self, expected: &MemoryDims) -> Result<()> {
         let mismatch = |field, expected: String, found: String| {
-            Err(Error::MemoryMismatch {
-                field,
-                expected,
-                found,
-            })
+            Err(Error::MemoryMismatch { field, expected, found })
         };
         let found = &self.dims;
         if found.layers != expected.layers {

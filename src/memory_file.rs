@@ -57,8 +57,7 @@ impl MemoryIdentity {
     /// # Errors
     /// [`Error::Format`] naming the field.
     pub fn validate(&self) -> Result<()> {
-        self.check()
-            .map_err(|reason| Error::format("memory identity", FORMAT_NAME, reason))
+        self.check().map_err(|reason| Error::format("memory identity", FORMAT_NAME, reason))
     }
 
     fn check(&self) -> Result<(), String> {
@@ -87,11 +86,7 @@ impl MemoryIdentity {
         {
             return Err("`quantisation` is not 1 to 16 of a-z, 0-9 and _".into());
         }
-        let MemoryDims {
-            layers,
-            num_state_heads,
-            rank,
-        } = &self.dims;
+        let MemoryDims { layers, num_state_heads, rank } = &self.dims;
         if layers.is_empty() || layers.len() > MAX_LAYERS {
             return Err(format!(
                 "`layers` lists {} layers, expected 1 to {MAX_LAYERS}",
@@ -99,9 +94,7 @@ impl MemoryIdentity {
             ));
         }
         if !layers.is_sorted_by(|a, b| a < b) || layers.iter().any(|&layer| layer >= MAX_LAYERS) {
-            return Err(format!(
-                "`layers` is not strictly ascending below {MAX_LAYERS}"
-            ));
+            return Err(format!("`layers` is not strictly ascending below {MAX_LAYERS}"));
         }
         if !(1..=MAX_RANK).contains(rank) {
             return Err(format!("`rank` is {rank}, expected 1 to {MAX_RANK}"));
@@ -253,40 +246,20 @@ impl MemoryFile {
                 own.backbone_fingerprint.clone(),
                 loaded.backbone_fingerprint.clone(),
             ),
-            (
-                "weights quantisation",
-                own.quantisation.clone(),
-                loaded.quantisation.clone(),
-            ),
-            (
-                "adapter hash",
-                own.adapter_hash.clone(),
-                loaded.adapter_hash.clone(),
-            ),
-            (
-                "write mode",
-                own.write_mode.name().into(),
-                loaded.write_mode.name().into(),
-            ),
+            ("weights quantisation", own.quantisation.clone(), loaded.quantisation.clone()),
+            ("adapter hash", own.adapter_hash.clone(), loaded.adapter_hash.clone()),
+            ("write mode", own.write_mode.name().into(), loaded.write_mode.name().into()),
             ("list of layers", layers(own), layers(loaded)),
             (
                 "number of state heads",
                 own.dims.num_state_heads.to_string(),
                 loaded.dims.num_state_heads.to_string(),
             ),
-            (
-                "rank",
-                own.dims.rank.to_string(),
-                loaded.dims.rank.to_string(),
-            ),
+            ("rank", own.dims.rank.to_string(), loaded.dims.rank.to_string()),
         ];
         for (field, found, expected) in pairs {
             if found != expected {
-                return Err(Error::MemoryMismatch {
-                    field,
-                    expected,
-                    found,
-                });
+                return Err(Error::MemoryMismatch { field, expected, found });
             }
         }
         Ok(())
@@ -413,11 +386,7 @@ fn parse_v1(bytes: &[u8]) -> Result<MemoryFile, String> {
         (PREAMBLE_BYTES + header_bytes + CHECKSUM_BYTES) as u64 + u64::from(states_bytes);
     let found = bytes.len() as u64;
     if found != expected {
-        let what = if found < expected {
-            "truncated"
-        } else {
-            "longer than it should be"
-        };
+        let what = if found < expected { "truncated" } else { "longer than it should be" };
         return Err(format!("{what}: {found} bytes, expected {expected}"));
     }
     let (content, checksum) = bytes.split_at(bytes.len() - CHECKSUM_BYTES);
@@ -440,19 +409,14 @@ fn parse_v1(bytes: &[u8]) -> Result<MemoryFile, String> {
         ));
     }
     let values = states.chunks_exact(4).map(|x| u32_at(x, 0));
-    let state = MemoryState {
-        values: values.map(f32::from_bits).collect(),
-        dims,
-    };
+    let state = MemoryState { values: values.map(f32::from_bits).collect(), dims };
     check_finite(&state)?;
     Ok(MemoryFile { header, state })
 }
 
 fn check_size(size_bytes: usize) -> Result<(), String> {
     if size_bytes > MAX_FILE_BYTES {
-        return Err(format!(
-            "{size_bytes} bytes, at most {MAX_FILE_BYTES} are accepted"
-        ));
+        return Err(format!("{size_bytes} bytes, at most {MAX_FILE_BYTES} are accepted"));
     }
     Ok(())
 }

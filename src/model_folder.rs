@@ -262,10 +262,7 @@ impl TokenizerConfig {
             }
             Some(value) => Some(text(key, value)?),
         };
-        if template
-            .as_ref()
-            .is_some_and(|t| t.len() > MAX_TEMPLATE_BYTES)
-        {
+        if template.as_ref().is_some_and(|t| t.len() > MAX_TEMPLATE_BYTES) {
             return Err(k.error(key, format!("longer than {MAX_TEMPLATE_BYTES} bytes")));
         }
         Ok((config, template))
@@ -364,17 +361,10 @@ impl Adapter {
         }
         let known: BTreeSet<&str> = shapes.iter().map(|(name, _)| name.as_str()).collect();
         if let Some(name) = tensors.names().into_iter().find(|n| !known.contains(n)) {
-            return Err(Error::UnknownTensor {
-                file: tensors.label().into(),
-                name: name.into(),
-            });
+            return Err(Error::UnknownTensor { file: tensors.label().into(), name: name.into() });
         }
         let hash = identity::adapter_hash(&config, model, tensors.as_ref())?;
-        Ok(Adapter {
-            config,
-            tensors,
-            hash,
-        })
+        Ok(Adapter { config, tensors, hash })
     }
 }
 

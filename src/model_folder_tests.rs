@@ -5,9 +5,7 @@ use crate::weights::recipe::RecipeSource;
 use std::path::PathBuf;
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
 fn read(path: PathBuf) -> Vec<u8> {
@@ -25,12 +23,7 @@ struct Changed {
 
 impl Changed {
     fn new(inner: impl TensorSource + Send + 'static) -> Changed {
-        Changed {
-            inner: Box::new(inner),
-            without: None,
-            more: None,
-            value: None,
-        }
+        Changed { inner: Box::new(inner), without: None, more: None, value: None }
     }
 }
 
@@ -65,20 +58,14 @@ fn every_kind_of_folder_opens() {
     assert_eq!(session.name, "s2_session_ssw_smollm3");
     assert_eq!(session.eos_token_ids(), [97]);
     assert_eq!(session.tokenizer.eos_token.as_deref(), Some("<|im_end|>"));
-    assert_eq!(
-        session.tokenizer.pad_token.as_deref(),
-        Some("<|end_of_text|>")
-    );
+    assert_eq!(session.tokenizer.pad_token.as_deref(), Some("<|end_of_text|>"));
     assert!(session.tokenizer_json.unwrap().starts_with(b"{"));
     let template = read(fixture("s2_session_ssw_smollm3").join("chat_template.jinja"));
     assert_eq!(session.chat_template.unwrap().into_bytes(), template);
 
     let sharded = ModelFolder::open(fixture("n_bf16_sharded")).unwrap();
     assert!(sharded.chat_template.is_none() && sharded.tokenizer_json.is_none());
-    assert_eq!(
-        sharded.tensors.names().len(),
-        sharded.config.tensor_shapes().len()
-    );
+    assert_eq!(sharded.tensors.names().len(), sharded.config.tensor_shapes().len());
 
     let qwen = ModelFolder::open(fixture("k_qwen3_base")).unwrap();
     assert_eq!(qwen.config.architecture, Architecture::Qwen3);
@@ -90,10 +77,7 @@ fn every_kind_of_folder_opens() {
     let recipe =
         ModelFolder::open_with(&recipe, |c| Ok(Box::new(RecipeSource::backbone(c, 77)))).unwrap();
     assert_eq!(recipe.config.hidden_size, 2048);
-    assert_eq!(
-        ModelFolder::open("no such folder").err().unwrap().code(),
-        "io"
-    );
+    assert_eq!(ModelFolder::open("no such folder").err().unwrap().code(), "io");
 }
 
 fn open_changed(change: impl FnOnce(&mut Changed)) -> Result<ModelFolder> {
@@ -138,27 +122,17 @@ fn the_fingerprint_sees_dimensions_and_values_but_not_storage() {
     let other = open_changed(|c| c.value = Some(("model.norm.weight", 5, 0.5))).unwrap();
     assert_ne!(other.fingerprint().unwrap(), full);
     // The last element of a large tensor is in the sample, one in its middle is not.
-    let n = original
-        .tensors
-        .info("lm_head.weight")
-        .unwrap()
-        .n_elements();
+    let n = original.tensors.info("lm_head.weight").unwrap().n_elements();
     assert!(n > 4096);
     let at = |i| open_changed(|c| c.value = Some(("lm_head.weight", i, 0.5))).unwrap();
     assert_ne!(at(n - 1).fingerprint().unwrap(), full);
     assert_eq!(at(n / 2).fingerprint().unwrap(), full);
     let mut config = original.config.clone();
     config.rope_theta += 1.0;
-    assert_ne!(
-        fingerprint(&config, original.tensors.as_ref()).unwrap(),
-        full
-    );
+    assert_ne!(fingerprint(&config, original.tensors.as_ref()).unwrap(), full);
     let mut config = original.config.clone();
     config.max_position_embeddings += 1;
-    assert_eq!(
-        fingerprint(&config, original.tensors.as_ref()).unwrap(),
-        full
-    );
+    assert_eq!(fingerprint(&config, original.tensors.as_ref()).unwrap(), full);
 
     // The same values as bf16 shards and as one f32 file.
     let sharded = ModelFolder::open(fixture("n_bf16_sharded")).unwrap();
@@ -179,10 +153,7 @@ fn the_fingerprint_sees_dimensions_and_values_but_not_storage() {
     let config = read(fixture("n_bf16_sharded").join("config.json"));
     std::fs::write(folder.path().join("config.json"), config).unwrap();
     let single = ModelFolder::open(folder.path()).unwrap();
-    assert_eq!(
-        single.fingerprint().unwrap(),
-        sharded.fingerprint().unwrap()
-    );
+    assert_eq!(single.fingerprint().unwrap(), sharded.fingerprint().unwrap());
 }
 
 fn model(name: &str) -> ModelConfig {
@@ -210,9 +181,7 @@ fn both_adapter_formats_are_one_adapter() {
         assert!(adapter.tensors.label().ends_with(".pt"));
         assert_eq!(adapter.hash, opened.hash);
     }
-    let error = Adapter::open(fixture("m_realistic4"), &model("m_realistic4"))
-        .err()
-        .unwrap();
+    let error = Adapter::open(fixture("m_realistic4"), &model("m_realistic4")).err().unwrap();
     assert_eq!(error.code(), "io");
 }
 
@@ -225,9 +194,7 @@ fn the_adapter_hash_sees_configuration_and_every_value() {
     let hash = |config: &DeltaConfig, value| {
         let mut source = Changed::new(RecipeSource::adapter(&model, config, 78).unwrap());
         source.value = value;
-        Adapter::new(config.clone(), Box::new(source), &model)
-            .unwrap()
-            .hash
+        Adapter::new(config.clone(), Box::new(source), &model).unwrap().hash
     };
     let full = hash(&config, None);
     // An even element in the middle of the largest tensor.
@@ -255,28 +222,17 @@ fn adapters_that_do_not_fit_are_refused_by_name() {
             SafetensorsFile::open(fixture("n_bf16_sharded").join("delta_mem_adapter.safetensors"));
         let mut source = Changed::new(source.unwrap());
         change(&mut source);
-        let error = Adapter::new(config.clone(), Box::new(source), model)
-            .err()
-            .unwrap();
+        let error = Adapter::new(config.clone(), Box::new(source), model).err().unwrap();
         (error.code(), error.to_string())
     };
     let beta = "model.layers.3.self_attn.beta_bias";
     let (code, message) = error(&config, &model, &|c| c.without = Some(beta));
-    assert!(
-        code == "missing_tensor" && message.contains(beta),
-        "{message}"
-    );
+    assert!(code == "missing_tensor" && message.contains(beta), "{message}");
     let (code, message) = error(&config, &model, &|c| c.more = Some("model.extra"));
-    assert!(
-        code == "unknown_tensor" && message.contains("model.extra"),
-        "{message}"
-    );
+    assert!(code == "unknown_tensor" && message.contains("model.extra"), "{message}");
     for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let (code, message) = error(&config, &model, &|c| c.value = Some((beta, 1, value)));
-        assert!(
-            code == "format" && message.contains("element 1 is"),
-            "{message}"
-        );
+        assert!(code == "format" && message.contains("element 1 is"), "{message}");
     }
     let mut wider = config.clone();
     wider.rank = 4;
@@ -314,10 +270,7 @@ fn generation_config_is_lenient_about_keys_and_strict_about_types() {
     assert_eq!(full.unwrap(), expected);
     assert_eq!(parse("{}").unwrap(), GenerationConfig::default());
     assert_eq!(parse(r#"{"eos_token_id": 7}"#).unwrap().eos_token_ids, [7]);
-    assert_eq!(
-        parse(r#"{"top_k": null, "do_sample": null}"#).unwrap(),
-        Default::default()
-    );
+    assert_eq!(parse(r#"{"top_k": null, "do_sample": null}"#).unwrap(), Default::default());
     for (key, value) in [
         ("eos_token_id", "\"x\""),
         ("eos_token_id", "[-1]"),
@@ -349,10 +302,7 @@ fn templates_come_from_every_usual_place() {
     assert_eq!(template("{}"), None);
     assert_eq!(template(r#"{"chat_template": null}"#), None);
     assert_eq!(template(r#"{"chat_template": []}"#), None);
-    assert_eq!(
-        template(r#"{"chat_template": " x"}"#).as_deref(),
-        Some(" x")
-    );
+    assert_eq!(template(r#"{"chat_template": " x"}"#).as_deref(), Some(" x"));
     let list = r#"{"chat_template": [{"name": "tool_use", "template": "t"},
                                      {"name": "default", "template": "d"}]}"#;
     assert_eq!(template(list).as_deref(), Some("d"));
@@ -364,10 +314,7 @@ fn templates_come_from_every_usual_place() {
     assert_eq!(tokens.eos_token.as_deref(), Some("</S>"));
     assert_eq!(tokens.pad_token, None);
     assert_eq!(tokens.name_or_path.as_deref(), Some("Org/SmolLM3-3B"));
-    let long = format!(
-        r#"{{"chat_template": "{}"}}"#,
-        "x".repeat(MAX_TEMPLATE_BYTES + 1)
-    );
+    let long = format!(r#"{{"chat_template": "{}"}}"#, "x".repeat(MAX_TEMPLATE_BYTES + 1));
     for json in [
         r#"{"chat_template": 3}"#,
         r#"{"chat_template": [{"name": "rag", "template": "t"}]}"#,

@@ -63,10 +63,8 @@ mod tests {
     /// Compares the whole set of names and shapes and rejects values that are no numbers.
     fn assert_tensors(file: &[u8], dtype: Dtype, expected: Vec<(String, Vec<usize>)>) {
         let file = SafeTensors::deserialize(file).unwrap();
-        let found: BTreeMap<String, Vec<usize>> = file
-            .iter()
-            .map(|(name, tensor)| (name.to_string(), tensor.shape().to_vec()))
-            .collect();
+        let found: BTreeMap<String, Vec<usize>> =
+            file.iter().map(|(name, tensor)| (name.to_string(), tensor.shape().to_vec())).collect();
         assert_eq!(found, BTreeMap::from_iter(expected));
         for (name, tensor) in file.iter() {
             assert_eq!(tensor.dtype(), dtype, "{name}");
@@ -89,25 +87,17 @@ mod tests {
         messages: &[(&str, &str)],
         settings: minijinja::Value,
     ) -> Result<String, minijinja::Error> {
-        let messages: Vec<_> = messages
-            .iter()
-            .map(|&(role, content)| context! { role, content })
-            .collect();
+        let messages: Vec<_> =
+            messages.iter().map(|&(role, content)| context! { role, content }).collect();
         let mut env = Environment::new();
         env.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         env.add_function("strftime_now", |format: String| {
             assert_eq!(format, "%d %B %Y");
             "02 May 2027"
         });
-        env.add_function(
-            "raise_exception",
-            |reason: String| -> Result<(), minijinja::Error> {
-                Err(minijinja::Error::new(
-                    minijinja::ErrorKind::InvalidOperation,
-                    reason,
-                ))
-            },
-        );
+        env.add_function("raise_exception", |reason: String| -> Result<(), minijinja::Error> {
+            Err(minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, reason))
+        });
         let template = std::str::from_utf8(CHAT_TEMPLATE).unwrap();
         env.render_str(template, context! { messages, ..settings })
     }
@@ -145,10 +135,7 @@ mod tests {
         let config = model_config();
         let end = id("<|im_end|>").unwrap();
         assert_eq!(config.eos_token_ids, [end]);
-        assert_eq!(
-            json(GENERATION_CONFIG)["eos_token_id"],
-            Value::from(vec![end])
-        );
+        assert_eq!(json(GENERATION_CONFIG)["eos_token_id"], Value::from(vec![end]));
         assert_eq!(json(TOKENIZER_CONFIG)["eos_token"], "<|im_end|>");
         for thought in ["<think>", "</think>"] {
             let token = added.iter().find(|t| t["content"] == thought).unwrap();
@@ -170,11 +157,7 @@ mod tests {
              Today Date: 02 May 2027\nReasoning Mode: /no_think\n\n## Custom Instructions\n\n\
              You are Nano, a very small assistant with a memory. Answer in one short sentence.\n\n\
              <|im_end|>\n";
-        let prompt = render(
-            &[("user", "Hi")],
-            context! { add_generation_prompt => true },
-        )
-        .unwrap();
+        let prompt = render(&[("user", "Hi")], context! { add_generation_prompt => true }).unwrap();
         assert_eq!(
             prompt,
             format!(
@@ -197,18 +180,12 @@ mod tests {
         };
         let thinking = prompt_for("Be brief. /think", false);
         assert!(thinking.contains("Reasoning Mode: /think\n"), "{thinking}");
-        assert!(
-            thinking.contains("Instructions\n\nBe brief.\n\n<|im_end|>\n"),
-            "{thinking}"
-        );
+        assert!(thinking.contains("Instructions\n\nBe brief.\n\n<|im_end|>\n"), "{thinking}");
         assert!(thinking.ends_with("<|im_start|>assistant\n"), "{thinking}");
         let plain = prompt_for("/no_think", true);
         assert!(plain.ends_with("<think>\n\n</think>\n"), "{plain}");
         let bare = prompt_for("Only this.\n/system_override", false);
-        assert!(
-            bare.starts_with("<|im_start|>system\nOnly this.<|im_end|>\n"),
-            "{bare}"
-        );
+        assert!(bare.starts_with("<|im_start|>system\nOnly this.<|im_end|>\n"), "{bare}");
     }
 
     #[test]

@@ -118,9 +118,7 @@ pub async fn replay(
     let mut report = run.report;
     for name in expected.names() {
         if !run.used.contains(name) {
-            report
-                .notes
-                .push(format!("`{name}` was recorded, but belongs to no step"));
+            report.notes.push(format!("`{name}` was recorded, but belongs to no step"));
         }
     }
     report.greedy = format!("{}/{}", run.n_agreed, run.n_greedy);
@@ -238,11 +236,8 @@ impl Run<'_> {
                 sentence_ids: sentence_ids.as_deref(),
                 write_enabled: step.write_enabled,
             };
-            let wanted = Wanted {
-                logits: WantedLogits::All,
-                intermediates: true,
-                ..Wanted::default()
-            };
+            let wanted =
+                Wanted { logits: WantedLogits::All, intermediates: true, ..Wanted::default() };
             let outputs = engine.forward(&call, wanted).await?;
             self.last_argmax = outputs.logits.chunks(vocab_size).next_back().map(argmax);
             logits.extend(outputs.logits);
@@ -256,9 +251,7 @@ impl Run<'_> {
             }
         }
         if let Some(rows) = &step.logit_rows {
-            let rows = rows
-                .iter()
-                .map(|row| &logits[row * vocab_size..][..vocab_size]);
+            let rows = rows.iter().map(|row| &logits[row * vocab_size..][..vocab_size]);
             logits = rows.flatten().copied().collect();
         }
 

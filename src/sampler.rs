@@ -46,10 +46,7 @@ impl SamplingOptions {
     pub fn check(&self) -> Result<()> {
         let check = |name, value: f32, good: bool, range| match good {
             true => Ok(()),
-            false => Err(Error::Setting {
-                name,
-                reason: format!("{value} is not {range}"),
-            }),
+            false => Err(Error::Setting { name, reason: format!("{value} is not {range}") }),
         };
         let (t, p, m) = (self.temperature, self.top_p, self.min_p);
         let r = self.repetition_penalty;
@@ -91,11 +88,7 @@ impl Sampler {
     /// [`Error::Setting`] for an option out of range.
     pub fn new(options: SamplingOptions) -> Result<Sampler> {
         options.check()?;
-        Ok(Sampler {
-            random: ChaCha12Rng::seed_from_u64(options.seed),
-            options,
-            uniform: None,
-        })
+        Ok(Sampler { random: ChaCha12Rng::seed_from_u64(options.seed), options, uniform: None })
     }
 
     /// The options it was made with.
@@ -205,10 +198,8 @@ impl Sampler {
         tolerance: f64,
         is_all: bool,
     ) -> Option<usize> {
-        let (top_p, min_p) = (
-            f64::from(self.options.top_p),
-            f64::from(self.options.min_p) * weights[0],
-        );
+        let (top_p, min_p) =
+            (f64::from(self.options.top_p), f64::from(self.options.min_p) * weights[0]);
         let mut kept = 0.0;
         let mut n_kept = 0;
         let mut is_complete = is_all;
@@ -247,12 +238,7 @@ impl Sampler {
             }
         }
         // Rounding can leave the target at the very end.
-        is_complete.then(|| {
-            weights[..n_kept]
-                .iter()
-                .rposition(|&w| w > 0.0)
-                .unwrap_or(0)
-        })
+        is_complete.then(|| weights[..n_kept].iter().rposition(|&w| w > 0.0).unwrap_or(0))
     }
 }
 
@@ -315,30 +301,20 @@ impl StopStrings {
     /// # Errors
     /// [`Error::Setting`] for an empty or very long string, or too many.
     pub fn new(stops: Vec<String>) -> Result<StopStrings> {
-        let bad = |reason: String| Error::Setting {
-            name: "stop",
-            reason,
-        };
+        let bad = |reason: String| Error::Setting { name: "stop", reason };
         if stops.len() > MAX_STOP_STRINGS {
             return Err(bad(format!(
                 "{} strings, at most {MAX_STOP_STRINGS} are allowed",
                 stops.len()
             )));
         }
-        if let Some(stop) = stops
-            .iter()
-            .find(|s| s.is_empty() || s.len() > MAX_STOP_BYTES)
-        {
+        if let Some(stop) = stops.iter().find(|s| s.is_empty() || s.len() > MAX_STOP_BYTES) {
             return Err(bad(format!(
                 "a string of {} bytes, expected 1 to {MAX_STOP_BYTES}",
                 stop.len()
             )));
         }
-        Ok(StopStrings {
-            stops,
-            held: String::new(),
-            is_stopped: false,
-        })
+        Ok(StopStrings { stops, held: String::new(), is_stopped: false })
     }
 
     /// Takes the next piece and gives the text that can be shown now.

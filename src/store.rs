@@ -287,13 +287,10 @@ impl StoredMemory {
             .map_err(Error::io(&self.lock_path))?;
         match lock.try_lock() {
             Ok(()) => Ok(MemoryWriter::new(self.clone(), lock)),
-            Err(fs::TryLockError::WouldBlock) => Err(Error::Locked {
-                path: self.folder.clone(),
-            }),
-            Err(fs::TryLockError::Error(source)) => Err(Error::Io {
-                path: self.lock_path.clone(),
-                source,
-            }),
+            Err(fs::TryLockError::WouldBlock) => Err(Error::Locked { path: self.folder.clone() }),
+            Err(fs::TryLockError::Error(source)) => {
+                Err(Error::Io { path: self.lock_path.clone(), source })
+            }
         }
     }
 
@@ -319,8 +316,7 @@ impl StoredMemory {
 
     fn path(&self, generation: u64, extension: &str) -> PathBuf {
         let digits = GENERATION_DIGITS;
-        self.folder
-            .join(format!("{generation:0digits$}.{extension}"))
+        self.folder.join(format!("{generation:0digits$}.{extension}"))
     }
 
     /// A generation's memory and its checksum.

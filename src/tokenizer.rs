@@ -89,9 +89,7 @@ impl Tokenizer {
             }
         }
         if file_ids.contains(&NO_TOKEN) && model.get("unk_token").is_some_and(|t| !t.is_null()) {
-            return Err(bad(
-                "an `unk_token` beside an incomplete byte alphabet is not supported",
-            ));
+            return Err(bad("an `unk_token` beside an incomplete byte alphabet is not supported"));
         }
         let mut crate_added = Vec::with_capacity(added.len());
         for token in &added {
@@ -218,10 +216,7 @@ impl Tokenizer {
 
     /// A decoder that takes one id at a time and leaves special tokens out.
     pub fn decode_stream(&self) -> DecodeStream<'_> {
-        DecodeStream {
-            tokenizer: self,
-            pending: Vec::new(),
-        }
+        DecodeStream { tokenizer: self, pending: Vec::new() }
     }
 
     /// One more than the largest id; the model's vocabulary must be at least this large.
@@ -270,8 +265,7 @@ impl DecodeStream<'_> {
     /// The text that `id` completes; empty while a character is still forming.
     pub fn push(&mut self, id: u32) -> String {
         if !self.tokenizer.is_special(id) {
-            self.pending
-                .extend_from_slice(self.tokenizer.token_bytes(id));
+            self.pending.extend_from_slice(self.tokenizer.token_bytes(id));
         }
         let mut text = String::new();
         let mut rest = self.pending.as_slice();
@@ -337,9 +331,7 @@ impl AddedToken {
             };
             let id = token_id(entry.get("id"), &content)?;
             if !ids.insert(id) || !contents.insert(content.clone()) {
-                return Err(bad(format!(
-                    "added token {content:?} (id {id}) occurs twice"
-                )));
+                return Err(bad(format!("added token {content:?} (id {id}) occurs twice")));
             }
             let mut flags = Map::new();
             for name in ["single_word", "lstrip", "rstrip", "normalized", "special"] {
@@ -358,9 +350,7 @@ impl AddedToken {
 }
 
 fn bad(reason: impl Into<String>) -> Error {
-    Error::Tokenizer {
-        reason: reason.into(),
-    }
+    Error::Tokenizer { reason: reason.into() }
 }
 
 fn flag(map: &Map<String, Value>, key: &str) -> Result<Option<bool>> {
@@ -372,22 +362,17 @@ fn flag(map: &Map<String, Value>, key: &str) -> Result<Option<bool>> {
 }
 
 fn token_id(value: Option<&Value>, token: &str) -> Result<u32> {
-    value
-        .and_then(Value::as_u64)
-        .filter(|&id| id < MAX_TOKEN_ID)
-        .map(|id| id as u32)
-        .ok_or_else(|| {
+    value.and_then(Value::as_u64).filter(|&id| id < MAX_TOKEN_ID).map(|id| id as u32).ok_or_else(
+        || {
             let mut token = token.to_string();
             token.truncate(token.floor_char_boundary(64));
             bad(format!("token {token:?} has no id below {MAX_TOKEN_ID}"))
-        })
+        },
+    )
 }
 
 fn kind(value: &Value) -> &str {
-    value
-        .get("type")
-        .and_then(Value::as_str)
-        .unwrap_or("(none)")
+    value.get("type").and_then(Value::as_str).unwrap_or("(none)")
 }
 
 /// Only what byte-level BPE models ship is let through to the crate.
@@ -411,10 +396,7 @@ fn check_components(root: &Map<String, Value>) -> Result<()> {
         let pattern = split.get("pattern").and_then(|p| p.get("Regex"));
         match kind(split) {
             "Digits" => {}
-            "Split"
-                if pattern
-                    .and_then(Value::as_str)
-                    .is_some_and(|p| !p.is_empty()) => {}
+            "Split" if pattern.and_then(Value::as_str).is_some_and(|p| !p.is_empty()) => {}
             other => return Err(bad(format!("the pre-tokenizer {other} is not supported"))),
         }
     }
@@ -500,10 +482,8 @@ fn read_merges(value: Option<Value>, vocab: &HashMap<String, u32>) -> Result<Vec
     }
     // The crate numbers symbols: tokens that no merge makes, by id, then products by rank. Bytes
     // without a token come among the former and can only push others out of the grid.
-    let mut symbols: Vec<(usize, u32)> = vocab
-        .values()
-        .map(|id| (products.get(id).map_or(0, |rank| rank + 1), *id))
-        .collect();
+    let mut symbols: Vec<(usize, u32)> =
+        vocab.values().map(|id| (products.get(id).map_or(0, |rank| rank + 1), *id)).collect();
     symbols.sort_unstable();
     let grid: HashSet<u32> = symbols.iter().take(GRID_SYMBOLS).map(|s| s.1).collect();
     let in_grid = |(a, b): &&(u32, u32)| grid.contains(a) && grid.contains(b);

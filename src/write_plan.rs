@@ -51,11 +51,7 @@ impl WritePlan {
         match self {
             WritePlan::ReadOnly => WritePlan::ReadOnly,
             WritePlan::PerToken => WritePlan::PerToken,
-            WritePlan::Groups {
-                group_of_token,
-                weight,
-                n_groups,
-            } => WritePlan::Groups {
+            WritePlan::Groups { group_of_token, weight, n_groups } => WritePlan::Groups {
                 group_of_token: group_of_token[tokens.clone()].to_vec(),
                 weight: weight[tokens].to_vec(),
                 n_groups: *n_groups,
@@ -86,10 +82,8 @@ fn group_by_id(ids: &[i64]) -> WritePlan {
     let mut distinct: Vec<i64> = ids.iter().copied().filter(|&id| id >= 0).collect();
     distinct.sort_unstable();
     distinct.dedup();
-    let group_of_token: Vec<Option<u32>> = ids
-        .iter()
-        .map(|id| distinct.binary_search(id).ok().map(|group| group as u32))
-        .collect();
+    let group_of_token: Vec<Option<u32>> =
+        ids.iter().map(|id| distinct.binary_search(id).ok().map(|group| group as u32)).collect();
     let mut count = vec![0u32; distinct.len()];
     for &group in group_of_token.iter().flatten() {
         count[group as usize] += 1;
@@ -127,10 +121,9 @@ mod tests {
 
     fn groups(plan: WritePlan) -> Vec<i64> {
         match plan {
-            WritePlan::Groups { group_of_token, .. } => group_of_token
-                .iter()
-                .map(|g| g.map_or(-1, i64::from))
-                .collect(),
+            WritePlan::Groups { group_of_token, .. } => {
+                group_of_token.iter().map(|g| g.map_or(-1, i64::from)).collect()
+            }
             other => panic!("expected groups, found {other:?}"),
         }
     }
@@ -146,12 +139,7 @@ mod tests {
                 n_groups: 2,
             }
         );
-        let huge = plan(
-            "message_mean",
-            Some(&[i64::MAX, 0, 0, i64::MIN]),
-            None,
-            true,
-        );
+        let huge = plan("message_mean", Some(&[i64::MAX, 0, 0, i64::MIN]), None, true);
         assert_eq!(groups(huge), [1, 0, 0, -1]);
     }
 
@@ -173,22 +161,13 @@ mod tests {
             ("sentence_mean", Some(ids), Some(none)),
         ] {
             let found = plan(mode, messages, sentences, true);
-            assert_eq!(
-                found,
-                WritePlan::PerToken,
-                "{mode} {messages:?} {sentences:?}"
-            );
+            assert_eq!(found, WritePlan::PerToken, "{mode} {messages:?} {sentences:?}");
         }
     }
 
     #[test]
     fn sentences_merge_across_messages_and_messages_only_mask() {
-        let found = plan(
-            "sentence_mean",
-            Some(&[0, 1, -1, 1]),
-            Some(&[3, 3, 3, 9]),
-            true,
-        );
+        let found = plan("sentence_mean", Some(&[0, 1, -1, 1]), Some(&[3, 3, 3, 9]), true);
         assert_eq!(groups(found), [0, 0, -1, 1]);
     }
 
@@ -198,12 +177,8 @@ mod tests {
             let ids: &[i64] = &[0, 0, 1, 1];
             assert_eq!(plan(mode, Some(ids), Some(ids), false), WritePlan::ReadOnly);
         }
-        let call = Call {
-            tokens: &[1],
-            message_ids: None,
-            sentence_ids: None,
-            write_enabled: true,
-        };
+        let call =
+            Call { tokens: &[1], message_ids: None, sentence_ids: None, write_enabled: true };
         assert_eq!(WritePlan::new(None, &call), WritePlan::ReadOnly);
     }
 

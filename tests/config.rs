@@ -96,10 +96,7 @@ fn every_adapter_key_is_read() {
         target_layers: vec![1, 3, 5],
         delta_heads: vec![DeltaHead::Q, DeltaHead::O],
         delta_o_rmsnorm_eps: Some(1e-5),
-        delta_scale: Some(DeltaScale {
-            max: 3.0,
-            per_head: true,
-        }),
+        delta_scale: Some(DeltaScale { max: 3.0, per_head: true }),
     };
     let found = delta(all).unwrap();
     assert_eq!(found, expected);
@@ -114,9 +111,7 @@ fn every_adapter_key_is_read() {
         let found = delta(json!({"memory_write_granularity": granularity})).unwrap();
         assert_eq!(found.write_granularity.name(), granularity);
     }
-    let heads = delta(json!({"delta_heads": ["v", "K ", "v", ""]}))
-        .unwrap()
-        .delta_heads;
+    let heads = delta(json!({"delta_heads": ["v", "K ", "v", ""]})).unwrap().delta_heads;
     assert_eq!(heads, [DeltaHead::K, DeltaHead::V]);
     assert_eq!(delta(json!({"delta_heads": []})).unwrap().delta_heads, []);
 }
@@ -143,30 +138,14 @@ fn archived_keys_must_keep_their_default() {
         ("memory_partition_routing", json!("soft"), json!("hard")),
         ("memory_partition_basis", json!("shared"), json!("separate")),
         ("tie_memory_partition_read_write", json!(false), json!(true)),
-        (
-            "memory_partition_read_mode",
-            json!("softmax"),
-            json!("sigmoid"),
-        ),
+        ("memory_partition_read_mode", json!("softmax"), json!("sigmoid")),
         ("slot_read_top_k", json!(0), json!(4)),
-        (
-            "global_memory_mode",
-            json!("shared_rw"),
-            json!("write_only"),
-        ),
+        ("global_memory_mode", json!("shared_rw"), json!("write_only")),
         ("global_memory_read_top_k", json!(0), json!(1)),
-        (
-            "global_memory_merge_mode",
-            json!("gated_residual"),
-            json!("sum"),
-        ),
+        ("global_memory_merge_mode", json!("gated_residual"), json!("sum")),
         ("memory_reader_layers", json!([]), json!([1])),
         ("memory_readout_mode", json!("delta"), json!("latent")),
-        (
-            "memory_write_source",
-            json!("learned_hidden"),
-            json!("values"),
-        ),
+        ("memory_write_source", json!("learned_hidden"), json!("values")),
         ("memory_write_proposals_per_message", json!(2), json!(3)),
         ("synthetic_memory_slots", json!(1), json!(8)),
         ("latent_memory_layers", json!([]), json!([0])),
@@ -195,19 +174,10 @@ fn adapter_values_out_of_range_or_of_the_wrong_type_are_refused() {
         ("couple_lambda", json!([0, "false"])),
         ("state_update_mode", json!(["", "lambda", 0, ["standard"]])),
         ("rankwise_gates", json!([1, "x"])),
-        (
-            "num_state_heads",
-            json!([0, -4, 129, 1025, "1", 18446744073709551615u64]),
-        ),
+        ("num_state_heads", json!([0, -4, 129, 1025, "1", 18446744073709551615u64])),
         ("memory_write_granularity", json!(["message", 1, {}])),
-        (
-            "target_modules",
-            json!([["mlp"], "mlp", [], ["self_attn", "mlp"], 3]),
-        ),
-        (
-            "target_layers",
-            json!([[-1], [1.5], ["0"], "0", 3, [65536], {}]),
-        ),
+        ("target_modules", json!([["mlp"], "mlp", [], ["self_attn", "mlp"], 3])),
+        ("target_layers", json!([[-1], [1.5], ["0"], "0", 3, [65536], {}])),
         ("delta_heads", json!([["x"], "qo", ["q", "x"], 3, [1], {}])),
         ("delta_o_rmsnorm", json!(["true", 1])),
         ("delta_o_rmsnorm_eps", json!([0, -1e-6, "1", 1e-60])),
@@ -235,10 +205,7 @@ fn adapter_tensors_follow_the_configuration() {
     assert_eq!(plain.len(), 6 * 9);
     let find = |shapes: &[(String, Vec<usize>)], name: &str| {
         let name = format!("model.layers.3.self_attn.{name}");
-        shapes
-            .iter()
-            .find(|(n, _)| *n == name)
-            .map(|(_, s)| s.clone())
+        shapes.iter().find(|(n, _)| *n == name).map(|(_, s)| s.clone())
     };
     assert_eq!(find(&plain, "memory_q_proj").unwrap(), [8, 64]);
     assert_eq!(find(&plain, "delta_q_proj").unwrap(), [64, 8]);
@@ -257,10 +224,7 @@ fn adapter_tensors_follow_the_configuration() {
     assert_eq!(find(&full, "delta_o_rmsnorm_weight").unwrap(), [64]);
     assert_eq!(find(&full, "delta_v_proj").unwrap(), [32, 16]);
     let outside = delta(json!({"target_layers": [6]})).unwrap();
-    assert_eq!(
-        config_key(outside.tensor_shapes(&model), &json!(6)),
-        "target_layers"
-    );
+    assert_eq!(config_key(outside.tensor_shapes(&model), &json!(6)), "target_layers");
 }
 
 #[test]
@@ -295,10 +259,7 @@ fn nope_layers_come_from_the_list_before_the_interval() {
     let rope = |json: Value| model(json).unwrap().use_rope;
     let list = json!([1, 0, true, false, 1, 1]);
     let expected = [true, false, true, false, true, true];
-    assert_eq!(
-        rope(json!({"no_rope_layers": list, "no_rope_layer_interval": 2})),
-        expected
-    );
+    assert_eq!(rope(json!({"no_rope_layers": list, "no_rope_layer_interval": 2})), expected);
     let every_second = [true, false, true, false, true, false];
     for list in [json!(null), json!([])] {
         let json = json!({"no_rope_layers": list, "no_rope_layer_interval": 2});
@@ -306,24 +267,13 @@ fn nope_layers_come_from_the_list_before_the_interval() {
     }
     assert_eq!(rope(json!({"no_rope_layer_interval": 1})), [false; 6]);
     // Qwen3 has no such layers, whatever the file says.
-    assert_eq!(
-        rope(json!({"model_type": "qwen3", "no_rope_layers": [0]})),
-        [true; 6]
-    );
-    for list in [
-        json!([1]),
-        json!([1, 1, 1, 1, 1, 2]),
-        json!("1"),
-        json!([1, 1, 1, 1, 1, "0"]),
-    ] {
+    assert_eq!(rope(json!({"model_type": "qwen3", "no_rope_layers": [0]})), [true; 6]);
+    for list in [json!([1]), json!([1, 1, 1, 1, 1, 2]), json!("1"), json!([1, 1, 1, 1, 1, "0"])] {
         let json = json!({ "no_rope_layers": list });
         assert_eq!(config_key(model(json.clone()), &json), "no_rope_layers");
     }
     let zero = json!({"no_rope_layer_interval": 0});
-    assert_eq!(
-        config_key(model(zero.clone()), &zero),
-        "no_rope_layer_interval"
-    );
+    assert_eq!(config_key(model(zero.clone()), &zero), "no_rope_layer_interval");
 }
 
 #[test]
@@ -331,20 +281,11 @@ fn rope_theta_is_found_in_both_places() {
     let theta = |json: Value| model(json).unwrap().rope_theta;
     assert_eq!(theta(json!({})), 5e6);
     let nested = json!({"rope_type": "default", "rope_theta": 1e4});
-    assert_eq!(
-        theta(json!({"rope_theta": null, "rope_parameters": nested})),
-        1e4
-    );
+    assert_eq!(theta(json!({"rope_theta": null, "rope_parameters": nested})), 1e4);
     assert_eq!(theta(json!({"rope_parameters": nested})), 1e4);
     assert_eq!(theta(json!({"rope_parameters": {"rope_theta": null}})), 5e6);
-    assert_eq!(
-        theta(json!({"rope_scaling": {"rope_type": "default"}})),
-        5e6
-    );
-    assert_eq!(
-        theta(json!({"rope_scaling": null, "rope_theta": 10000})),
-        1e4
-    );
+    assert_eq!(theta(json!({"rope_scaling": {"rope_type": "default"}})), 5e6);
+    assert_eq!(theta(json!({"rope_scaling": null, "rope_theta": 10000})), 1e4);
     for bad in [json!(0), json!(-1), json!("1e4"), json!(1e39), json!([])] {
         let json = json!({ "rope_theta": bad });
         assert_eq!(config_key(model(json.clone()), &json), "rope_theta");
@@ -353,14 +294,8 @@ fn rope_theta_is_found_in_both_places() {
     }
     let scaled = json!({"rope_type": "yarn", "factor": 4});
     unsupported(model(json!({ "rope_scaling": scaled })), "rope_scaling");
-    unsupported(
-        model(json!({ "rope_parameters": scaled })),
-        "rope_parameters",
-    );
-    unsupported(
-        model(json!({ "rope_scaling": {"type": "linear"} })),
-        "rope_scaling",
-    );
+    unsupported(model(json!({ "rope_parameters": scaled })), "rope_parameters");
+    unsupported(model(json!({ "rope_scaling": {"type": "linear"} })), "rope_scaling");
     let text = json!({"rope_scaling": "yarn"});
     assert_eq!(config_key(model(text.clone()), &text), "rope_scaling");
 }
@@ -378,10 +313,7 @@ fn variants_that_are_not_implemented_are_refused() {
     }
     unsupported(model(json!({"hidden_act": "gelu"})), "hidden_act");
     model(json!({"layer_types": ["full_attention"]})).unwrap();
-    unsupported(
-        model(json!({"layer_types": ["sliding_attention"]})),
-        "layer_types",
-    );
+    unsupported(model(json!({"layer_types": ["sliding_attention"]})), "layer_types");
     let text = json!({"layer_types": "full_attention"});
     assert_eq!(config_key(model(text.clone()), &text), "layer_types");
 }
@@ -391,10 +323,7 @@ fn backbone_values_out_of_range_or_of_the_wrong_type_are_refused() {
     let bad = [
         ("model_type", json!([3, []])),
         ("hidden_act", json!([3])),
-        (
-            "hidden_size",
-            json!([0, -1, 65537, "64", 64.5, null, 1e30, []]),
-        ),
+        ("hidden_size", json!([0, -1, 65537, "64", 64.5, null, 1e30, []])),
         ("intermediate_size", json!([0, null, 262145])),
         ("num_hidden_layers", json!([0, null, 1025, "6"])),
         ("num_attention_heads", json!([0, null, 1025])),
@@ -404,10 +333,7 @@ fn backbone_values_out_of_range_or_of_the_wrong_type_are_refused() {
         ("rms_norm_eps", json!([0, -1e-6, 1, "1e-6", 1e-60])),
         ("max_position_embeddings", json!([0, 16777217, "x"])),
         ("tie_word_embeddings", json!([1, "true"])),
-        (
-            "eos_token_id",
-            json!(["x", -1, [1, "x"], 4294967296u64, 1.5, {}, [[1]]]),
-        ),
+        ("eos_token_id", json!(["x", -1, [1, "x"], 4294967296u64, 1.5, {}, [[1]]])),
     ];
     for (key, values) in bad {
         for value in values.as_array().unwrap() {
@@ -419,16 +345,8 @@ fn backbone_values_out_of_range_or_of_the_wrong_type_are_refused() {
     let uneven = json!({"hidden_size": 66});
     assert_eq!(config_key(model(uneven.clone()), &uneven), "head_dim");
     model(json!({"hidden_size": 66, "head_dim": 16})).unwrap();
-    assert_eq!(
-        model(json!({"eos_token_id": [2, 5]}))
-            .unwrap()
-            .eos_token_ids,
-        [2, 5]
-    );
-    assert_eq!(
-        model(json!({"eos_token_id": 7})).unwrap().eos_token_ids,
-        [7]
-    );
+    assert_eq!(model(json!({"eos_token_id": [2, 5]})).unwrap().eos_token_ids, [2, 5]);
+    assert_eq!(model(json!({"eos_token_id": 7})).unwrap().eos_token_ids, [7]);
 }
 
 #[test]
@@ -436,34 +354,13 @@ fn anything_but_a_small_json_object_is_refused() {
     let deep_list = "[".repeat(100_000);
     let deep_object = "{\"a\":".repeat(100_000);
     let long = format!("{{\"x\":\"{}\"}}", "y".repeat(MAX_CONFIG_BYTES));
-    let texts = [
-        "",
-        "[]",
-        "3",
-        "null",
-        "\"{}\"",
-        "{",
-        "{\"rank\":8",
-        "{} {}",
-        "{\"rank\":NaN}",
-    ];
+    let texts = ["", "[]", "3", "null", "\"{}\"", "{", "{\"rank\":8", "{} {}", "{\"rank\":NaN}"];
     for text in texts.into_iter().chain([&*deep_list, &deep_object, &long]) {
         let bytes = text.as_bytes();
-        assert_eq!(
-            DeltaConfig::from_json(bytes, "d").unwrap_err().code(),
-            "format"
-        );
-        assert_eq!(
-            ModelConfig::from_json(bytes, "m").unwrap_err().code(),
-            "format"
-        );
+        assert_eq!(DeltaConfig::from_json(bytes, "d").unwrap_err().code(), "format");
+        assert_eq!(ModelConfig::from_json(bytes, "m").unwrap_err().code(), "format");
     }
-    assert_eq!(
-        DeltaConfig::from_json(b"{\"a\":\"\xff\"}", "d")
-            .unwrap_err()
-            .code(),
-        "format"
-    );
+    assert_eq!(DeltaConfig::from_json(b"{\"a\":\"\xff\"}", "d").unwrap_err().code(), "format");
 }
 
 #[test]
@@ -473,26 +370,14 @@ fn damaged_files_end_in_an_error_or_a_valid_configuration() {
     ModelConfig::from_json(&base, "m").unwrap();
     DeltaConfig::from_json(&adapter, "d").unwrap();
     for end in 0..base.trim_ascii_end().len() {
-        assert_eq!(
-            ModelConfig::from_json(&base[..end], "m")
-                .unwrap_err()
-                .code(),
-            "format"
-        );
+        assert_eq!(ModelConfig::from_json(&base[..end], "m").unwrap_err().code(), "format");
     }
     for end in 0..adapter.trim_ascii_end().len() {
-        assert_eq!(
-            DeltaConfig::from_json(&adapter[..end], "d")
-                .unwrap_err()
-                .code(),
-            "format"
-        );
+        assert_eq!(DeltaConfig::from_json(&adapter[..end], "d").unwrap_err().code(), "format");
     }
     let mut random = 1u64;
     let mut next = |n: usize| {
-        random = random
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
+        random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (random >> 33) as usize % n
     };
     for _ in 0..5_000 {

@@ -32,10 +32,7 @@ struct Random(u64);
 
 impl Random {
     fn below(&mut self, n: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (self.0 >> 33) as usize % n
     }
 }
@@ -44,10 +41,7 @@ impl Random {
 fn read_everything(source: &dyn TensorSource, n_bytes: usize) -> Result<(), Error> {
     for name in source.names() {
         if let Some(info) = source.info(name) {
-            assert!(
-                info.n_elements() <= n_bytes,
-                "{name} is larger than its file"
-            );
+            assert!(info.n_elements() <= n_bytes, "{name} is larger than its file");
             source.read_all(name)?;
         }
     }
@@ -97,11 +91,7 @@ fn every_truncation_is_an_error() {
             assert_eq!(error.code(), "format", "{name} cut at {end}: {error}");
         }
         let longer = [good, vec![0]].concat();
-        assert_eq!(
-            open(longer).unwrap_err().code(),
-            "format",
-            "{name} with a byte more"
-        );
+        assert_eq!(open(longer).unwrap_err().code(), "format", "{name} with a byte more");
     }
 }
 
@@ -129,10 +119,7 @@ fn byte_flips_never_panic() {
             n_refused += usize::from(timed(name, || open(bytes)).is_err());
         }
         // If nearly everything passed, the damage did not reach the parser.
-        assert!(
-            (800..4_000).contains(&n_refused),
-            "{name}: {n_refused} refused"
-        );
+        assert!((800..4_000).contains(&n_refused), "{name}: {n_refused} refused");
     }
 }
 
@@ -182,14 +169,9 @@ fn not_a_number_in_a_file_is_refused_by_name() {
         let mut bytes = good.clone();
         let end = bytes.len();
         bytes[end - 2..].copy_from_slice(&bits.to_le_bytes());
-        let error = Adapter::from_bytes(&config, bytes, "bad", &model)
-            .err()
-            .unwrap();
+        let error = Adapter::from_bytes(&config, bytes, "bad", &model).err().unwrap();
         assert_eq!(error.code(), "format");
-        let named = file
-            .names()
-            .iter()
-            .any(|n| error.to_string().contains(&format!("`{n}`")));
+        let named = file.names().iter().any(|n| error.to_string().contains(&format!("`{n}`")));
         assert!(named, "{error}");
     }
 }
@@ -199,12 +181,7 @@ fn claims_are_checked_before_memory_is_taken() {
     // A header that claims the format's 100 MB in a file of a few bytes, then long ones that are there.
     let mut claim = 100_000_000u64.to_le_bytes().to_vec();
     claim.extend(b"{}");
-    assert_eq!(
-        timed("claim", || open_safetensors(claim))
-            .unwrap_err()
-            .code(),
-        "format"
-    );
+    assert_eq!(timed("claim", || open_safetensors(claim)).unwrap_err().code(), "format");
     for filling in ["[", "{\"a\":", "\"a", "1,", " "] {
         let n = 20_000_000 / filling.len();
         let header = filling.repeat(n);
@@ -254,25 +231,16 @@ fn a_folder_that_lacks_or_mixes_up_files_is_refused() {
         std::fs::write(folder.path().join(name), bytes).unwrap();
         open(folder.path()).err().unwrap().code()
     };
-    assert_eq!(
-        changed(shard, &read("model-00001-of-00003.safetensors")),
-        "missing_tensor"
-    );
+    assert_eq!(changed(shard, &read("model-00001-of-00003.safetensors")), "missing_tensor");
     assert_eq!(changed(shard, b""), "format");
     assert_eq!(
         changed("model.safetensors", &read("delta_mem_adapter.safetensors")),
         "missing_tensor"
     );
-    assert_eq!(
-        changed("model.safetensors", &read("delta_mem_adapter.pt")),
-        "format"
-    );
+    assert_eq!(changed("model.safetensors", &read("delta_mem_adapter.pt")), "format");
     assert_eq!(changed("config.json", b"[]"), "format");
     assert_eq!(changed("config.json", &[b' '; (1 << 20) + 1]), "format");
-    assert_eq!(
-        changed("generation_config.json", b"{\"top_k\":\"x\"}"),
-        "config"
-    );
+    assert_eq!(changed("generation_config.json", b"{\"top_k\":\"x\"}"), "config");
     assert_eq!(changed("tokenizer_config.json", b"3"), "format");
     assert_eq!(changed("chat_template.jinja", b"\xff\xfe"), "format");
     let index = br#"{"weight_map":{"model.norm.weight":"../model-00003-of-00003.safetensors"}}"#;
@@ -285,34 +253,21 @@ fn a_huge_tokenizer_is_refused_by_its_size_alone() {
     let file = std::fs::File::create(folder.path().join("tokenizer.json")).unwrap();
     // Sparse: takes no space on disk.
     file.set_len(MAX_TOKENIZER_BYTES as u64 + 1).unwrap();
-    let error = timed("tokenizer", || ModelFolder::open(folder.path()))
-        .err()
-        .unwrap();
-    assert!(
-        error.code() == "format" && error.to_string().contains("tokenizer.json"),
-        "{error}"
-    );
+    let error = timed("tokenizer", || ModelFolder::open(folder.path())).err().unwrap();
+    assert!(error.code() == "format" && error.to_string().contains("tokenizer.json"), "{error}");
 }
 
 #[test]
 fn a_file_cut_while_it_is_open_gives_an_error_and_no_signal() {
     let folder = folder();
     let shards = SafetensorsShards::open(folder.path()).unwrap();
-    for name in [
-        "model-00001-of-00003",
-        "model-00002-of-00003",
-        "model-00003-of-00003",
-    ] {
+    for name in ["model-00001-of-00003", "model-00002-of-00003", "model-00003-of-00003"] {
         let path = folder.path().join(format!("{name}.safetensors"));
         let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
         file.set_len(9).unwrap();
     }
     for name in shards.names() {
-        assert_eq!(
-            shards.read_all(name).unwrap_err().code(),
-            "format",
-            "{name}"
-        );
+        assert_eq!(shards.read_all(name).unwrap_err().code(), "format", "{name}");
     }
 }
 
@@ -321,31 +276,10 @@ fn a_file_cut_while_it_is_open_gives_an_error_and_no_signal() {
 fn things_that_are_not_files_are_refused_without_waiting() {
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("model.safetensors");
-    let made = std::process::Command::new("mkfifo")
-        .arg(&pipe)
-        .status()
-        .unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
     assert!(made.success());
-    assert_eq!(
-        timed("pipe", || SafetensorsFile::open(&pipe))
-            .err()
-            .unwrap()
-            .code(),
-        "io"
-    );
-    assert_eq!(
-        timed("pipe", || TorchFile::open(&pipe))
-            .err()
-            .unwrap()
-            .code(),
-        "io"
-    );
+    assert_eq!(timed("pipe", || SafetensorsFile::open(&pipe)).err().unwrap().code(), "io");
+    assert_eq!(timed("pipe", || TorchFile::open(&pipe)).err().unwrap().code(), "io");
     let endless = Path::new("/dev/zero");
-    assert_eq!(
-        timed("zero", || SafetensorsFile::open(endless))
-            .err()
-            .unwrap()
-            .code(),
-        "io"
-    );
+    assert_eq!(timed("zero", || SafetensorsFile::open(endless)).err().unwrap().code(), "io");
 }

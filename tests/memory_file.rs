@@ -15,21 +15,12 @@ fn example() -> MemoryFile {
         quantisation: "f32".into(),
         adapter_hash: "a".repeat(64),
         write_mode: WriteGranularity::Token,
-        dims: MemoryDims {
-            layers: vec![1],
-            num_state_heads: 1,
-            rank: 2,
-        },
+        dims: MemoryDims { layers: vec![1], num_state_heads: 1, rank: 2 },
     };
     let mut file = MemoryFile::new(identity, 1_767_225_600_000);
     file.state.values = vec![1.0, -0.5, 0.0, 0.25];
-    file.header.counters = MemoryCounters {
-        generation: 1,
-        turns: 1,
-        tokens_seen: 12,
-        tokens_written: 9,
-        writes: 9,
-    };
+    file.header.counters =
+        MemoryCounters { generation: 1, turns: 1, tokens_seen: 12, tokens_written: 9, writes: 9 };
     file.header.updated_ms = 1_767_225_660_000;
     file
 }
@@ -41,13 +32,7 @@ fn hex_dump(bytes: &[u8]) -> String {
         let hex: Vec<String> = line.iter().map(|b| format!("{b:02x}")).collect();
         let text: String = line
             .iter()
-            .map(|&b| {
-                if (b' '..=b'~').contains(&b) {
-                    b as char
-                } else {
-                    '.'
-                }
-            })
+            .map(|&b| if (b' '..=b'~').contains(&b) { b as char } else { '.' })
             .collect();
         out += &format!("{:04x}  {:<47}  |{text}|\n", i * 16, hex.join(" "));
     }
@@ -55,10 +40,7 @@ fn hex_dump(bytes: &[u8]) -> String {
 }
 
 fn block_after<'a>(heading: &str, document: &'a str) -> &'a str {
-    let section = document
-        .split_once(heading)
-        .expect("the heading is there")
-        .1;
+    let section = document.split_once(heading).expect("the heading is there").1;
     let block = section.split_once("```text\n").expect("a block follows").1;
     block.split_once("```").expect("the block ends").0
 }
@@ -67,12 +49,7 @@ fn block_after<'a>(heading: &str, document: &'a str) -> &'a str {
 fn the_documented_example_is_what_the_encoder_writes() {
     let bytes = example().encode().unwrap();
     let documented = block_after("## Worked example", DOCUMENT);
-    assert_eq!(
-        documented,
-        hex_dump(&bytes),
-        "expected in the document:\n{}",
-        hex_dump(&bytes)
-    );
+    assert_eq!(documented, hex_dump(&bytes), "expected in the document:\n{}", hex_dump(&bytes));
 }
 
 #[test]

@@ -24,23 +24,10 @@ fn fixtures(is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
 
 fn replay_cpu(folder: &Path, chunk: Option<usize>) -> ReplayReport {
     let fixture = Fixture::open(folder).expect("a fixture");
-    let options = Options {
-        chunk,
-        ..Options::default()
-    };
+    let options = Options { chunk, ..Options::default() };
     let mut engine = fixture.cpu_engine(options).expect("an engine");
-    let labels = Labels {
-        adapter: "cpu".into(),
-        weights: "f32".into(),
-        kv: "f32".into(),
-        chunk,
-    };
-    let run = replay(
-        &fixture.case,
-        fixture.expected.as_ref(),
-        &mut engine,
-        labels,
-    );
+    let labels = Labels { adapter: "cpu".into(), weights: "f32".into(), kv: "f32".into(), chunk };
+    let run = replay(&fixture.case, fixture.expected.as_ref(), &mut engine, labels);
     pollster::block_on(run).expect("a replay")
 }
 

@@ -15,7 +15,8 @@ fn variants(spec: &KernelSpec) -> Vec<Variant> {
     for weight in STORAGES {
         for kv in [Storage::F32, Storage::F16] {
             for (subgroups, f16) in [(false, false), (true, false), (false, true), (true, true)] {
-                for (rank, head_dim, workgroup_size) in [(8, 128, 64), (5, 24, 8), (128, 256, 256)] {
+                for (rank, head_dim, workgroup_size) in [(8, 128, 64), (5, 24, 8), (128, 256, 256)]
+                {
                     all.push(Variant {
                         weight,
                         kv,
@@ -64,7 +65,9 @@ fn bindings(module: &naga::Module) -> BTreeSet<(u32, &'static str)> {
         assert_eq!(binding.group, 0, "all bindings are in group 0");
         let access = match global.space {
             naga::AddressSpace::Uniform => "uniform",
-            naga::AddressSpace::Storage { access } if access.contains(naga::StorageAccess::STORE) => {
+            naga::AddressSpace::Storage { access }
+                if access.contains(naga::StorageAccess::STORE) =>
+            {
                 "read_write"
             }
             _ => "read",
@@ -110,7 +113,8 @@ fn members(module: &naga::Module, name: &str) -> Option<Vec<(String, String, u32
         naga::TypeInner::Scalar(naga::Scalar::F32) => "f32".to_string(),
         other => format!("{other:?}"),
     };
-    let member = |m: &naga::StructMember| (m.name.clone().unwrap_or_default(), kind(m.ty), m.offset);
+    let member =
+        |m: &naga::StructMember| (m.name.clone().unwrap_or_default(), kind(m.ty), m.offset);
     Some(members.iter().map(member).collect())
 }
 
@@ -148,11 +152,13 @@ fn every_shader_is_valid_and_matches_its_host_side() {
             }
             let storage = found.iter().filter(|(_, access)| *access != "uniform").count();
             if storage > 8 {
-                writeln!(failures, "{}: {storage} storage buffers, WebGPU has 8", spec.name).unwrap();
+                writeln!(failures, "{}: {storage} storage buffers, WebGPU has 8", spec.name)
+                    .unwrap();
             }
             if !spec.params.is_empty() && members(&module, "Params") != Some(fields(spec.params)) {
                 let found = members(&module, "Params");
-                writeln!(failures, "{}: Params {found:?}, host {:?}", spec.name, spec.params).unwrap();
+                writeln!(failures, "{}: Params {found:?}, host {:?}", spec.name, spec.params)
+                    .unwrap();
             }
             if spec.uses_step && members(&module, "Step") != Some(fields(Step::FIELDS)) {
                 writeln!(failures, "{}: Step differs from the host's", spec.name).unwrap();
@@ -190,7 +196,9 @@ fn every_shader_file_has_a_host_entry_and_a_header() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
         std::fs::read_dir(folder)
             .unwrap()
-            .filter_map(|e| Some(e.unwrap().file_name().to_str()?.strip_suffix(".wgsl")?.to_string()))
+            .filter_map(|e| {
+                Some(e.unwrap().file_name().to_str()?.strip_suffix(".wgsl")?.to_string())
+            })
             .collect()
     };
     let names = |list: &[(&str, &str)]| list.iter().map(|(n, _)| n.to_string()).collect();

@@ -32,10 +32,7 @@ impl Session {
         let source = std::fs::read_to_string(folder.join("chat_template.jinja")).unwrap();
         let tokenizer = std::fs::read(folder.join("tokenizer.json")).unwrap();
         let tokenizer_config = read_json(&folder.join("tokenizer_config.json"));
-        assert_eq!(
-            tokenizer_config["chat_template"],
-            Value::from(source.as_str())
-        );
+        assert_eq!(tokenizer_config["chat_template"], Value::from(source.as_str()));
         let adapter = read_json(&folder.join("delta_mem_config.json"));
         let kwargs = &case["session"]["chat_template_kwargs"];
         Some(Session {
@@ -71,44 +68,26 @@ impl Session {
         let full_ids = self.tokenizer.encode(&text).unwrap();
         assert_eq!(full_ids, numbers(&ingest["full_ids"]), "{at}");
         assert_eq!(self.tokenizer.decode(&full_ids, false), text, "{at}");
-        let span_options = SpanOptions {
-            render: &self.options,
-            with_sentences: self.with_sentences,
-        };
+        let span_options =
+            SpanOptions { render: &self.options, with_sentences: self.with_sentences };
         let ids = cache
-            .write_ids(
-                messages,
-                &self.template,
-                &self.tokenizer,
-                &full_ids,
-                span_options,
-            )
+            .write_ids(messages, &self.template, &self.tokenizer, &full_ids, span_options)
             .unwrap();
         let prefix = ingest["stats"]["prefix_tokens"].as_u64().unwrap() as usize;
         let names = ingest["steps"].as_array().unwrap();
         assert_eq!(names.len(), 1, "{at}");
         let step = self.step(&names[0]);
         assert_eq!(full_ids[prefix..], numbers(&step["input_ids"]), "{at}");
-        assert_eq!(
-            ids.message_ids[prefix..],
-            signed(&step["message_ids"]),
-            "{at}"
-        );
-        assert_eq!(
-            ids.sentence_ids[prefix..],
-            signed(&step["sentence_ids"]),
-            "{at}"
-        );
+        assert_eq!(ids.message_ids[prefix..], signed(&step["message_ids"]), "{at}");
+        assert_eq!(ids.sentence_ids[prefix..], signed(&step["sentence_ids"]), "{at}");
         ids
     }
 
     fn check(&self) {
         let session = &self.case["session"];
         let system = session["system"].as_str();
-        let mut messages: Vec<Message> = system
-            .iter()
-            .map(|s| Message::new(Role::System, *s))
-            .collect();
+        let mut messages: Vec<Message> =
+            system.iter().map(|s| Message::new(Role::System, *s)).collect();
         let mut cache = SpanCache::default();
         for turn in session["turns"].as_array().unwrap() {
             messages.push(Message::new(Role::User, turn["user"].as_str().unwrap()));
@@ -125,16 +104,8 @@ impl Session {
             assert_eq!(streamed + &stream.finish(), reply, "{}", self.name);
             let decode = self.decode_step_after(&turn["prompt_ingest"]["steps"][0]);
             assert_eq!(numbers(&decode["input_ids"]), generated);
-            assert!(
-                signed(&decode["message_ids"])
-                    .iter()
-                    .all(|&id| id == ids.next_message_id)
-            );
-            assert!(
-                signed(&decode["sentence_ids"])
-                    .iter()
-                    .all(|&id| id == ids.next_sentence_id)
-            );
+            assert!(signed(&decode["message_ids"]).iter().all(|&id| id == ids.next_message_id));
+            assert!(signed(&decode["sentence_ids"]).iter().all(|&id| id == ids.next_sentence_id));
 
             messages.push(Message::new(Role::Assistant, reply));
             self.check_ingest(&turn["materialize_ingest"], &messages, false, &mut cache);

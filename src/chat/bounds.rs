@@ -115,9 +115,7 @@ pub(super) fn with_checks<'a>(program: &Instructions<'a>) -> Result<Instructions
 /// Installs the check, and replaces the built-ins that can make a large result out of small
 /// arguments before it could be seen.
 pub(super) fn install(environment: &mut Environment<'_>) {
-    for name in [
-        "batch", "slice", "indent", "pprint", "chain", "zip", "groupby",
-    ] {
+    for name in ["batch", "slice", "indent", "pprint", "chain", "zip", "groupby"] {
         environment.remove_filter(name);
     }
     environment.add_global("debug", Value::UNDEFINED);
@@ -149,10 +147,7 @@ pub(super) fn install(environment: &mut Environment<'_>) {
         Ok::<_, Error>(text.replace(from, to))
     });
     environment.add_filter("format", |_: &Value| -> Result<Value, Error> {
-        Err(Error::new(
-            ErrorKind::InvalidOperation,
-            "the filter `format` is not supported",
-        ))
+        Err(Error::new(ErrorKind::InvalidOperation, "the filter `format` is not supported"))
     });
 }
 
@@ -168,16 +163,11 @@ pub(super) fn check_method(value: &Value, method: &str, args: &[Value]) -> Resul
     let text = value.as_str().unwrap_or_default();
     match (method, args) {
         ("join", [list, ..]) => join(list, text, None).map(|_| ()),
-        ("replace", [from, to, ..]) => check_replace(
-            text,
-            from.as_str().unwrap_or_default(),
-            to.as_str().unwrap_or_default(),
-        ),
+        ("replace", [from, to, ..]) => {
+            check_replace(text, from.as_str().unwrap_or_default(), to.as_str().unwrap_or_default())
+        }
         ("format", _) => {
-            let longest = text
-                .split(|c: char| !c.is_ascii_digit())
-                .map(str::len)
-                .max();
+            let longest = text.split(|c: char| !c.is_ascii_digit()).map(str::len).max();
             match longest <= Some(MAX_FORMAT_DIGITS) && !text.contains(":{") {
                 true => Ok(()),
                 false => Err(too_large()),

@@ -26,15 +26,8 @@ const MONTHS: [&str; 12] = [
     "November",
     "December",
 ];
-const WEEKDAYS: [&str; 7] = [
-    "Sunday",
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-    "Thursday",
-    "Friday",
-    "Saturday",
-];
+const WEEKDAYS: [&str; 7] =
+    ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 
 fn is_leap(year: u16) -> bool {
     year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
@@ -66,11 +59,7 @@ impl CivilDate {
         let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
         let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
         let shifted_month = (5 * of_year + 2) / 153;
-        let month = if shifted_month < 10 {
-            shifted_month + 3
-        } else {
-            shifted_month - 9
-        };
+        let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
         CivilDate {
             year: (year_of_era + era * 400 + i64::from(month <= 2)) as u16,
             month: month as u8,
@@ -79,9 +68,7 @@ impl CivilDate {
     }
 
     fn day_of_year(self) -> u16 {
-        let before: u16 = (1..self.month)
-            .map(|m| u16::from(days_in_month(self.year, m)))
-            .sum();
+        let before: u16 = (1..self.month).map(|m| u16::from(days_in_month(self.year, m))).sum();
         before + u16::from(self.day)
     }
 
@@ -112,10 +99,7 @@ impl CivilDate {
                 let width = if is_padded { width } else { 0 };
                 let _ = write!(out, "{value:0width$}");
             };
-            let (month, weekday) = (
-                MONTHS[usize::from(self.month) - 1],
-                WEEKDAYS[self.weekday()],
-            );
+            let (month, weekday) = (MONTHS[usize::from(self.month) - 1], WEEKDAYS[self.weekday()]);
             match directive {
                 Some('Y') => number(self.year, 4),
                 Some('y') => number(self.year % 100, 2),
@@ -203,14 +187,7 @@ mod tests {
 
     #[test]
     fn only_real_days_are_dates() {
-        for text in [
-            "2023-02-29",
-            "2023-13-01",
-            "0-1-1",
-            "2023-1",
-            "x",
-            "2023-01-01-5",
-        ] {
+        for text in ["2023-02-29", "2023-13-01", "0-1-1", "2023-1", "x", "2023-01-01-5"] {
             assert!(text.parse::<CivilDate>().is_err(), "{text}");
         }
         let date: CivilDate = "2024-02-29".parse().unwrap();

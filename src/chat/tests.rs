@@ -15,11 +15,8 @@ fn eval(source: &str) -> String {
 }
 
 fn smollm3(messages: &[Message], thinking: Option<bool>, prompt: bool) -> String {
-    let options = RenderOptions {
-        enable_thinking: thinking,
-        add_generation_prompt: prompt,
-        ..options()
-    };
+    let options =
+        RenderOptions { enable_thinking: thinking, add_generation_prompt: prompt, ..options() };
     render(include_str!("smollm3_like.jinja"), messages, &options).unwrap()
 }
 
@@ -86,39 +83,21 @@ fn tools_and_extra_variables_arrive() {
 #[test]
 fn tojson_is_json_dumps() {
     assert_eq!(eval("{{ [1, 'é'] | tojson }}"), r#"[1, "é"]"#);
-    assert_eq!(
-        eval("{{ 'é🦊' | tojson(ensure_ascii=true) }}"),
-        r#""\u00e9\ud83e\udd8a""#
-    );
+    assert_eq!(eval("{{ 'é🦊' | tojson(ensure_ascii=true) }}"), r#""\u00e9\ud83e\udd8a""#);
     assert_eq!(
         eval("{{ {'b': [], 'a': [1, {}]} | tojson(indent=2, sort_keys=true) }}"),
         "{\n  \"a\": [\n    1,\n    {}\n  ],\n  \"b\": []\n}"
     );
-    assert_eq!(
-        eval("{{ {'a': 1} | tojson(separators=(',', ':')) }}"),
-        r#"{"a":1}"#
-    );
-    assert_eq!(
-        eval("{{ 1.0 | tojson }}{{ true | tojson }}{{ none | tojson }}"),
-        "1.0truenull"
-    );
+    assert_eq!(eval("{{ {'a': 1} | tojson(separators=(',', ':')) }}"), r#"{"a":1}"#);
+    assert_eq!(eval("{{ 1.0 | tojson }}{{ true | tojson }}{{ none | tojson }}"), "1.0truenull");
     assert!(render("{{ nothing | tojson }}", &[], &options()).is_err());
 }
 
 #[test]
 fn python_methods_and_blocks_work() {
-    assert_eq!(
-        eval("{{ ' a\n'.strip() ~ '\n\nb'.lstrip('\n') ~ 'cx'.rstrip('x') }}"),
-        "abc"
-    );
-    assert_eq!(
-        eval("{{ 'a,b'.split(',')[-1] ~ 'xy'.startswith('x') }}"),
-        "bTrue"
-    );
-    assert_eq!(
-        eval("{{ 'prefix'.removeprefix('pre') ~ {'k': 1}.get('k') }}"),
-        "fix1"
-    );
+    assert_eq!(eval("{{ ' a\n'.strip() ~ '\n\nb'.lstrip('\n') ~ 'cx'.rstrip('x') }}"), "abc");
+    assert_eq!(eval("{{ 'a,b'.split(',')[-1] ~ 'xy'.startswith('x') }}"), "bTrue");
+    assert_eq!(eval("{{ 'prefix'.removeprefix('pre') ~ {'k': 1}.get('k') }}"), "fix1");
     assert_eq!(
         eval("{% for i in [1, 2, 3] %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}"),
         "1"
@@ -129,26 +108,17 @@ fn python_methods_and_blocks_work() {
         ),
         "3"
     );
-    assert_eq!(
-        eval("{{ [1, 2, 3][::-1] | join('') }}{{ 'x' in undefined_name }}"),
-        "321False"
-    );
+    assert_eq!(eval("{{ [1, 2, 3][::-1] | join('') }}{{ 'x' in undefined_name }}"), "321False");
     // trim_blocks and lstrip_blocks, and no newline kept at the end.
     assert_eq!(eval("a\n  {% if true %}\nb\n  {% endif %}\nc\n"), "a\nb\nc");
-    assert_eq!(
-        eval("a {%- generation -%} b {% endgeneration %} c"),
-        "ab  c"
-    );
+    assert_eq!(eval("a {%- generation -%} b {% endgeneration %} c"), "ab  c");
     assert_eq!(eval("{{ '<b>' }}"), "<b>");
     assert_eq!(eval("{{ strftime_now('%Y-%m-%d') }}"), "2025-07-04");
 }
 
 #[test]
 fn reasoning_is_shown_if_the_template_asks() {
-    let message = Message {
-        reasoning: Some("hm".into()),
-        ..Message::new(Role::Assistant, "yes")
-    };
+    let message = Message { reasoning: Some("hm".into()), ..Message::new(Role::Assistant, "yes") };
     let source = "{% for m in messages %}{{ m.reasoning_content }}{{ m['content'] }}{% endfor %}";
     let messages = [message, Message::new(Role::User, "ok")];
     assert_eq!(render(source, &messages, &options()).unwrap(), "hmyesok");
@@ -157,10 +127,7 @@ fn reasoning_is_shown_if_the_template_asks() {
         json,
         r#"[{"role":"assistant","content":"yes","reasoning":"hm"},{"role":"user","content":"ok"}]"#
     );
-    assert_eq!(
-        serde_json::from_str::<Vec<Message>>(&json).unwrap(),
-        messages
-    );
+    assert_eq!(serde_json::from_str::<Vec<Message>>(&json).unwrap(), messages);
 }
 
 #[test]

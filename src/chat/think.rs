@@ -38,10 +38,7 @@ impl ThinkSplitter {
     /// A splitter for the reply to `prompt`: it starts inside if the prompt leaves a `<think>`
     /// open at its end.
     pub fn new(prompt: &str) -> ThinkSplitter {
-        ThinkSplitter {
-            is_thinking: prompt.trim_end().ends_with(OPEN),
-            held: String::new(),
-        }
+        ThinkSplitter { is_thinking: prompt.trim_end().ends_with(OPEN), held: String::new() }
     }
 
     /// True between the tags.
@@ -64,10 +61,8 @@ impl ThinkSplitter {
                     self.is_thinking = !self.is_thinking;
                 }
                 None => {
-                    let held = (1..tag.len())
-                        .rev()
-                        .find(|&len| rest.ends_with(&tag[..len]))
-                        .unwrap_or(0);
+                    let held =
+                        (1..tag.len()).rev().find(|&len| rest.ends_with(&tag[..len])).unwrap_or(0);
                     let (done, held) = rest.split_at(rest.len() - held);
                     self.add(&mut parts, done);
                     self.held = held.to_string();
@@ -118,20 +113,14 @@ mod tests {
     #[test]
     fn a_reply_splits_however_it_is_cut() {
         let reply = "a <b <think>x < y é</thin k></think>\n\nanswer </think> <think";
-        let expected = (
-            "x < y é</thin k>".to_string(),
-            "a <b \n\nanswer </think> <think".to_string(),
-        );
+        let expected =
+            ("x < y é</thin k>".to_string(), "a <b \n\nanswer </think> <think".to_string());
         assert_eq!(split("", &[reply]), expected);
         let characters: Vec<String> = reply.chars().map(String::from).collect();
         let pieces: Vec<&str> = characters.iter().map(String::as_str).collect();
         assert_eq!(split("", &pieces), expected);
         for (cut, _) in reply.char_indices() {
-            assert_eq!(
-                split("", &[&reply[..cut], &reply[cut..]]),
-                expected,
-                "{cut}"
-            );
+            assert_eq!(split("", &[&reply[..cut], &reply[cut..]]), expected, "{cut}");
         }
     }
 
@@ -140,18 +129,12 @@ mod tests {
         let closed = "assistant\n<think>\n\n</think>\n";
         assert_eq!(split(closed, &["hi"]), ("".into(), "hi".into()));
         let open = "assistant\n<think>\n";
-        assert_eq!(
-            split(open, &["hm", "</thi", "nk>hi"]),
-            ("hm".into(), "hi".into())
-        );
+        assert_eq!(split(open, &["hm", "</thi", "nk>hi"]), ("hm".into(), "hi".into()));
     }
 
     #[test]
     fn thinking_is_off_for_hybrid_models_by_name() {
-        assert_eq!(
-            default_enable_thinking("HuggingFaceTB/SmolLM3-3B"),
-            Some(false)
-        );
+        assert_eq!(default_enable_thinking("HuggingFaceTB/SmolLM3-3B"), Some(false));
         assert_eq!(default_enable_thinking("Qwen/Qwen3-4B"), Some(false));
         assert_eq!(default_enable_thinking("Qwen/Qwen3-4B-Instruct-2507"), None);
         assert_eq!(default_enable_thinking("Qwen3-4B-Thinking-2507"), None);

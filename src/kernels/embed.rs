@@ -32,10 +32,7 @@ pub async fn embed(
     tokens: &wgpu::Buffer,
     x: &wgpu::Buffer,
 ) -> Result<Vec<Op>> {
-    let variant = Variant {
-        weight: table.storage,
-        ..kernels.variant
-    };
+    let variant = Variant { weight: table.storage, ..kernels.variant };
     let n_quads = table.k.div_ceil(4) as u32;
     let mut ops = Vec::new();
     for part in &table.parts {

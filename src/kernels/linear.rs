@@ -27,11 +27,7 @@ pub(super) const MATVEC: KernelSpec = KernelSpec {
     uses_weight: true,
 };
 
-pub(super) const MATMUL: KernelSpec = KernelSpec {
-    name: "matmul",
-    uses_step: true,
-    ..MATVEC
-};
+pub(super) const MATMUL: KernelSpec = KernelSpec { name: "matmul", uses_step: true, ..MATVEC };
 
 /// Where a product goes.
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +52,10 @@ pub async fn matvec(
 ) -> Result<Vec<Op>> {
     let variant = kernels.reducing();
     let grid = |x: u32| if one_token { Grid::Fixed(x, 1) } else { Grid::PerToken(x) };
-    linear(kernels, gpu, &MATVEC, variant, weight, x, target, |rows| grid(rows.div_ceil(MATVEC_ROWS))).await
+    linear(kernels, gpu, &MATVEC, variant, weight, x, target, |rows| {
+        grid(rows.div_ceil(MATVEC_ROWS))
+    })
+    .await
 }
 
 /// y = x·Wᵀ for many tokens; as [`matvec`].
@@ -83,10 +82,7 @@ async fn linear(
     target: LinearTarget<'_>,
     grid: impl Fn(u32) -> Grid,
 ) -> Result<Vec<Op>> {
-    let variant = Variant {
-        weight: weight.storage,
-        ..variant
-    };
+    let variant = Variant { weight: weight.storage, ..variant };
     let mut ops = Vec::new();
     for part in &weight.parts {
         let params = LinearParams {

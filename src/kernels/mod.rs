@@ -178,9 +178,8 @@ impl Kernels {
     /// As [`Gpu::buffer`].
     pub async fn new(gpu: &Gpu, kv: Storage, rank: usize, head_dim: usize) -> Result<Kernels> {
         use wgpu::BufferUsages as Usage;
-        let step = gpu
-            .buffer("step", size_of::<Step>() as u64, Usage::UNIFORM | Usage::COPY_DST)
-            .await?;
+        let step =
+            gpu.buffer("step", size_of::<Step>() as u64, Usage::UNIFORM | Usage::COPY_DST).await?;
         Ok(Kernels {
             step,
             variant: Variant {
@@ -201,10 +200,7 @@ impl Kernels {
 
     /// The variant for kernels whose workgroups reduce together.
     fn reducing(&self) -> Variant {
-        Variant {
-            workgroup_size: self.reduce_workgroup,
-            ..self.variant
-        }
+        Variant { workgroup_size: self.reduce_workgroup, ..self.variant }
     }
 
     /// Makes an op: compiles the kernel if need be, uploads its params, binds its buffers.
@@ -252,11 +248,7 @@ impl Kernels {
             layout: &pipeline.get_bind_group_layout(0),
             entries: &entries,
         });
-        Ok(Op {
-            pipeline,
-            bind_group,
-            grid,
-        })
+        Ok(Op { pipeline, bind_group, grid })
     }
 
     async fn pipeline(
@@ -274,20 +266,18 @@ impl Kernels {
             label: Some(spec.name),
             source: wgpu::ShaderSource::Wgsl(source.as_str().into()),
         });
-        let pipeline = gpu
-            .device
-            .create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-                label: Some(spec.name),
-                layout: None,
-                module: &module,
-                entry_point: Some("main"),
-                compilation_options: wgpu::PipelineCompilationOptions {
-                    // every workgroup variable is written before it is read
-                    zero_initialize_workgroup_memory: false,
-                    ..Default::default()
-                },
-                cache: None,
-            });
+        let pipeline = gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(spec.name),
+            layout: None,
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                // every workgroup variable is written before it is read
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            },
+            cache: None,
+        });
         if let Some(e) = scope.pop().await {
             return Err(Error::Gpu {
                 reason: format!("kernel {} does not compile here: {e}", spec.name),

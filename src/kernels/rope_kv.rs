@@ -40,19 +40,9 @@ pub async fn rope_kv(
     (key_cache, value_cache): (&wgpu::Buffer, &wgpu::Buffer),
     q_out: &wgpu::Buffer,
 ) -> Result<Op> {
-    let variant = Variant {
-        kv_write: true,
-        ..kernels.variant
-    };
+    let variant = Variant { kv_write: true, ..kernels.variant };
     let pairs = (params.n_heads + 2 * params.n_kv_heads) * variant.head_dim / 2;
     let grid = Grid::PerToken(pairs.div_ceil(ELEMENTWISE));
-    let buffers = [
-        (2, qk),
-        (3, v),
-        (4, rope_table),
-        (6, key_cache),
-        (7, value_cache),
-        (10, q_out),
-    ];
+    let buffers = [(2, qk), (3, v), (4, rope_table), (6, key_cache), (7, value_cache), (10, q_out)];
     kernels.op(gpu, &SPEC, variant, &params, &buffers, grid).await
 }

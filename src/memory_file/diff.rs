@@ -31,11 +31,7 @@ pub struct MemoryDiff {
 pub fn diff(a: &MemoryState, b: &MemoryState) -> Result<MemoryDiff> {
     if a.dims != b.dims {
         let show = |d: &MemoryDims| {
-            let MemoryDims {
-                layers,
-                num_state_heads,
-                rank,
-            } = d;
+            let MemoryDims { layers, num_state_heads, rank } = d;
             format!("layers {layers:?}, {num_state_heads} state heads, rank {rank}")
         };
         return Err(Error::Unsupported {
@@ -76,11 +72,7 @@ mod tests {
 
     fn state(layers: &[usize], values: &[f32]) -> MemoryState {
         MemoryState {
-            dims: MemoryDims {
-                layers: layers.to_vec(),
-                num_state_heads: 1,
-                rank: 2,
-            },
+            dims: MemoryDims { layers: layers.to_vec(), num_state_heads: 1, rank: 2 },
             values: values.to_vec(),
         }
     }
@@ -90,18 +82,8 @@ mod tests {
         let a = state(&[3, 7], &[3.0, 4.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
         let b = state(&[3, 7], &[-3.0, -4.0, 0.0, 0.0, 0.0, 12.0, 0.0, 0.0]);
         let found = diff(&a, &b).unwrap();
-        let third = StateDiff {
-            norm_a: 5.0,
-            norm_b: 5.0,
-            distance: 10.0,
-            cosine: Some(-1.0),
-        };
-        let seventh = StateDiff {
-            norm_a: 0.0,
-            norm_b: 12.0,
-            distance: 12.0,
-            cosine: None,
-        };
+        let third = StateDiff { norm_a: 5.0, norm_b: 5.0, distance: 10.0, cosine: Some(-1.0) };
+        let seventh = StateDiff { norm_a: 0.0, norm_b: 12.0, distance: 12.0, cosine: None };
         assert_eq!(found.layers, [(3, third), (7, seventh)]);
         assert_eq!(found.total.norm_b, 13.0);
         assert_eq!(found.total.distance, 244f64.sqrt());

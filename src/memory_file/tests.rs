@@ -10,11 +10,7 @@ fn identity() -> MemoryIdentity {
         quantisation: "q4".into(),
         adapter_hash: "a1".repeat(32),
         write_mode: WriteGranularity::SentenceMean,
-        dims: MemoryDims {
-            layers: vec![0, 5],
-            num_state_heads: 2,
-            rank: 3,
-        },
+        dims: MemoryDims { layers: vec![0, 5], num_state_heads: 2, rank: 3 },
     }
 }
 
@@ -94,10 +90,7 @@ fn decode_is_the_inverse_of_encode_bit_for_bit() {
         |file: &MemoryFile| -> Vec<u32> { file.state.values.iter().map(|x| x.to_bits()).collect() };
     assert_eq!(bits(&again), bits(&memory));
     assert_eq!(again.encode().unwrap(), bytes);
-    assert_eq!(
-        checksum_hex(&bytes),
-        hex(&Sha256::digest(&bytes[..bytes.len() - 32]))
-    );
+    assert_eq!(checksum_hex(&bytes), hex(&Sha256::digest(&bytes[..bytes.len() - 32])));
 }
 
 #[test]
@@ -134,11 +127,7 @@ fn foreign_newer_and_oversized_files_are_refused_with_the_reason() {
 #[test]
 fn wrong_headers_are_refused_although_the_checksum_is_right() {
     let cases = [
-        (
-            r#"{"identity""#,
-            r#"{"extra":1,"identity""#,
-            "unknown field",
-        ),
+        (r#"{"identity""#, r#"{"extra":1,"identity""#, "unknown field"),
         (r#","updated_ms":1700000000005"#, "", "missing field"),
         (r#""rank":3"#, r#""rank":3,"rank":3"#, "duplicate field"),
         (r#""rank":3"#, r#""rank": 3"#, "canonical"),
@@ -146,54 +135,22 @@ fn wrong_headers_are_refused_although_the_checksum_is_right() {
         ("ä", r"\u00e4", "canonical"),
         ("ä", r"\u001b[2J", "control characters"),
         (r#""turns":3"#, r#""turns":-3"#, "header:"),
-        (
-            r#""turns":3"#,
-            r#""turns":9007199254740992"#,
-            "`turns` is 9007199254740992",
-        ),
-        (
-            r#""generation":7,"turns":3"#,
-            r#""turns":3,"generation":7"#,
-            "canonical",
-        ),
+        (r#""turns":3"#, r#""turns":9007199254740992"#, "`turns` is 9007199254740992"),
+        (r#""generation":7,"turns":3"#, r#""turns":3,"generation":7"#, "canonical"),
         ("sentence_mean", "sentence", "`write_mode`"),
         (r#""q4""#, r#""../q4""#, "`quantisation`"),
         (r#""q4""#, r#""""#, "`quantisation`"),
-        (
-            r#""adapter_hash":"a1"#,
-            r#""adapter_hash":"A1"#,
-            "`adapter_hash`",
-        ),
-        (
-            r#""adapter_hash":"a1"#,
-            r#""adapter_hash":""#,
-            "`adapter_hash`",
-        ),
+        (r#""adapter_hash":"a1"#, r#""adapter_hash":"A1"#, "`adapter_hash`"),
+        (r#""adapter_hash":"a1"#, r#""adapter_hash":""#, "`adapter_hash`"),
         (r#""layers":[0,5]"#, r#""layers":[]"#, "`layers` lists 0"),
         (r#""layers":[0,5]"#, r#""layers":[5,5]"#, "ascending"),
         (r#""layers":[0,5]"#, r#""layers":[0,1024]"#, "ascending"),
-        (
-            r#""layers":[0,5]"#,
-            r#""layers":[0]"#,
-            "144 bytes of states",
-        ),
+        (r#""layers":[0,5]"#, r#""layers":[0]"#, "144 bytes of states"),
         (r#""rank":3"#, r#""rank":0"#, "`rank` is 0"),
-        (
-            r#""rank":3"#,
-            r#""rank":4294967295"#,
-            "`rank` is 4294967295",
-        ),
+        (r#""rank":3"#, r#""rank":4294967295"#, "`rank` is 4294967295"),
         (r#""rank":3"#, r#""rank":128"#, "need 262144"),
-        (
-            r#""num_state_heads":2"#,
-            r#""num_state_heads":4294967295"#,
-            "`num_state_heads`",
-        ),
-        (
-            r#""num_state_heads":2"#,
-            r#""num_state_heads":0"#,
-            "`num_state_heads`",
-        ),
+        (r#""num_state_heads":2"#, r#""num_state_heads":4294967295"#, "`num_state_heads`"),
+        (r#""num_state_heads":2"#, r#""num_state_heads":0"#, "`num_state_heads`"),
     ];
     for (from, to, expected) in cases {
         assert_refused(&edited(from, to), expected);
@@ -208,23 +165,14 @@ fn hostile_headers_end_in_an_error() {
     assert_refused(&seal(b"null", &states), "header:");
     assert_refused(&seal(&[0xff; 8], &states), "header:");
     assert_refused(&seal(&b"[".repeat(MAX_HEADER_BYTES), &states), "header:");
-    assert_refused(
-        &seal(&b" ".repeat(MAX_HEADER_BYTES + 1), &states),
-        "a header of 65537",
-    );
+    assert_refused(&seal(&b" ".repeat(MAX_HEADER_BYTES + 1), &states), "a header of 65537");
     let many = format!(r#"{{"identity":{{"layers":[{}0]"#, "0,".repeat(30_000));
     assert_refused(&seal(many.as_bytes(), &states), "header:");
     let mut padded = memory.header.to_bytes();
     padded.extend(b"    ");
     assert_refused(&seal(&padded, &states), "canonical");
-    assert_refused(
-        &seal(&memory.header.to_bytes(), &states[4..]),
-        "bytes of states",
-    );
-    assert_refused(
-        &seal(&memory.header.to_bytes(), &states[1..]),
-        "bytes of states",
-    );
+    assert_refused(&seal(&memory.header.to_bytes(), &states[4..]), "bytes of states");
+    assert_refused(&seal(&memory.header.to_bytes(), &states[1..]), "bytes of states");
 }
 
 #[test]
@@ -233,10 +181,7 @@ fn states_that_are_not_finite_are_neither_read_nor_written() {
         let mut memory = memory();
         memory.state.values[20] = bad;
         let expected = format!("the state of layer 5 is {bad} at index 2");
-        assert_refused(
-            &seal(&memory.header.to_bytes(), &states(&memory)),
-            &expected,
-        );
+        assert_refused(&seal(&memory.header.to_bytes(), &states(&memory)), &expected);
         let error = memory.encode().unwrap_err();
         assert_eq!(error.code(), "format");
         assert!(error.to_string().contains(&expected), "{error}");
@@ -263,11 +208,7 @@ fn encode_refuses_what_decode_would() {
     }
     // 128 · 1,024 floats in each of 129 layers: 64.5 MiB.
     let mut large = identity();
-    large.dims = MemoryDims {
-        layers: (0..129).collect(),
-        num_state_heads: 8,
-        rank: 128,
-    };
+    large.dims = MemoryDims { layers: (0..129).collect(), num_state_heads: 8, rank: 128 };
     let error = MemoryFile::new(large, 0).encode().unwrap_err();
     assert!(error.to_string().contains("at most 67108864"), "{error}");
 }
@@ -279,9 +220,7 @@ fn check_fits_names_the_field_that_differs() {
     type Change = fn(&mut MemoryIdentity);
     let change: [(&str, Change); 8] = [
         ("backbone", |i| i.backbone = "other".into()),
-        ("backbone fingerprint", |i| {
-            i.backbone_fingerprint = "00".repeat(32)
-        }),
+        ("backbone fingerprint", |i| i.backbone_fingerprint = "00".repeat(32)),
         ("weights quantisation", |i| i.quantisation = "f32".into()),
         ("adapter hash", |i| i.adapter_hash = "00".repeat(32)),
         ("write mode", |i| i.write_mode = WriteGranularity::Token),
@@ -294,11 +233,7 @@ fn check_fits_names_the_field_that_differs() {
         let mut loaded = identity();
         change(&mut loaded);
         match memory.check_fits(&loaded) {
-            Err(Error::MemoryMismatch {
-                field,
-                found,
-                expected,
-            }) => {
+            Err(Error::MemoryMismatch { field, found, expected }) => {
                 assert_eq!(field, expected_field);
                 assert_ne!(found, expected);
             }

@@ -1,9 +1,7 @@
 //! Makes a [`Model`]: uploads the weights, allocates the buffers, builds every operation of a step.
 
 use super::{Head, Layer, Linear, MemoryLayer, Model};
-use crate::config::{
-    DeltaConfig, DeltaHead, ModelConfig, StateUpdateMode, adapter_tensor_name,
-};
+use crate::config::{DeltaConfig, DeltaHead, ModelConfig, StateUpdateMode, adapter_tensor_name};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::{self, Kernels, LinearTarget, RmsNormParams};
@@ -171,7 +169,8 @@ impl MemorySizes {
     fn new(delta: Option<&DeltaConfig>) -> MemorySizes {
         delta.map_or_else(MemorySizes::default, |delta| MemorySizes {
             n_rows: delta.n_rows(),
-            raw_stride: 3 * delta.n_rows() + delta.n_gates() * (1 + usize::from(delta.uses_lambda())),
+            raw_stride: 3 * delta.n_rows()
+                + delta.n_gates() * (1 + usize::from(delta.uses_lambda())),
         })
     }
 }
@@ -204,10 +203,7 @@ impl Model {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Model> {
         if options.chunk == 0 || options.logits_rows == 0 {
-            return Err(Error::Setting {
-                name: "chunk",
-                reason: "must be at least 1".into(),
-            });
+            return Err(Error::Setting { name: "chunk", reason: "must be at least 1".into() });
         }
         if !matches!(options.kv, Storage::F32 | Storage::F16) {
             return Err(Error::Setting {
@@ -229,11 +225,7 @@ impl Model {
         let dims = match delta {
             Some(delta) => delta.memory_dims(config)?,
             // a rank of 1 keeps the buffers and shaders that nothing uses valid
-            None => MemoryDims {
-                layers: Vec::new(),
-                num_state_heads: 1,
-                rank: 1,
-            },
+            None => MemoryDims { layers: Vec::new(), num_state_heads: 1, rank: 1 },
         };
         let context_window = context_window(config, options.context_window)?;
         let sizes = MemorySizes::new(delta);
@@ -252,9 +244,12 @@ impl Model {
             sizes: &sizes,
             options,
         };
-        let embedding = loader.matrix(&[("model.embed_tokens.weight", config.vocab_size)], config.hidden_size).await?;
+        let embedding = loader
+            .matrix(&[("model.embed_tokens.weight", config.vocab_size)], config.hidden_size)
+            .await?;
         let embed =
-            kernels::embed(&mut loader.kernels, &gpu, &embedding, &buffers.tokens, &buffers.x).await?;
+            kernels::embed(&mut loader.kernels, &gpu, &embedding, &buffers.tokens, &buffers.x)
+                .await?;
         let mut layers = Vec::with_capacity(config.n_layers);
         for layer in 0..config.n_layers {
             layers.push(loader.layer(layer).await?);
@@ -321,16 +316,10 @@ impl Model {
                     .await?;
             let params = scan_params(delta, index, true);
             let (state, reads) = (&buffers.state, &buffers.reads);
-            let scan =
-                kernels::memory_scan(kernels, gpu, params, &projected, state, reads).await?;
+            let scan = kernels::memory_scan(kernels, gpu, params, &projected, state, reads).await?;
             write.push((project, scan));
         }
-        self.groups = Some(GroupWrites {
-            capacity,
-            mean,
-            accumulate,
-            write,
-        });
+        self.groups = Some(GroupWrites { capacity, mean, accumulate, write });
         Ok(())
     }
 }
@@ -429,11 +418,7 @@ impl Loader<'_> {
         let (h, ffn) = (config.hidden_size, config.intermediate_size);
         let (q, kv) = (config.q_size(), config.kv_size());
         let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
-        let residual = LinearTarget {
-            y: &b.x,
-            y_stride: h.next_multiple_of(4),
-            accumulate: true,
-        };
+        let residual = LinearTarget { y: &b.x, y_stride: h.next_multiple_of(4), accumulate: true };
 
         let input_norm = self.hidden_norm(&name("input_layernorm"), &b.normed, false).await?;
         let stacked = [
@@ -442,11 +427,7 @@ impl Loader<'_> {
             (&*name("self_attn.v_proj"), kv),
         ];
         let qkv_weight = self.matrix(&stacked, h).await?;
-        let qkv_target = LinearTarget {
-            y: &b.qkv,
-            y_stride: q + 2 * kv,
-            accumulate: false,
-        };
+        let qkv_target = LinearTarget { y: &b.qkv, y_stride: q + 2 * kv, accumulate: false };
         let qkv = self.linear(&qkv_weight, &b.normed, qkv_target).await?;
         let memory = match self.dims.layers.iter().position(|&l| l == layer) {
             Some(index) => self.memory_layer(layer, index).await?,
@@ -484,11 +465,7 @@ impl Loader<'_> {
             self.hidden_norm(&name("post_attention_layernorm"), &b.normed, false).await?;
         let stacked = [(&*name("mlp.gate_proj"), ffn), (&*name("mlp.up_proj"), ffn)];
         let gate_up_weight = self.matrix(&stacked, h).await?;
-        let gate_up_target = LinearTarget {
-            y: &b.gate_up,
-            y_stride: 2 * ffn,
-            accumulate: false,
-        };
+        let gate_up_target = LinearTarget { y: &b.gate_up, y_stride: 2 * ffn, accumulate: false };
         let gate_up = self.linear(&gate_up_weight, &b.normed, gate_up_target).await?;
         let params = kernels::SiluMulParams {
             n: ffn as u32,
@@ -519,10 +496,9 @@ impl Loader<'_> {
         let (config, b) = (self.config, self.buffers);
         let stride = (config.q_size() + 2 * config.kv_size()) as u32;
         let mut ops = Vec::new();
-        for (part, offset, n_heads) in [
-            ("q_norm", 0, config.n_heads),
-            ("k_norm", config.q_size(), config.n_kv_heads),
-        ] {
+        for (part, offset, n_heads) in
+            [("q_norm", 0, config.n_heads), ("k_norm", config.q_size(), config.n_kv_heads)]
+        {
             let name = format!("model.layers.{layer}.self_attn.{part}.weight");
             let weight = self.upload.vector(self.tensors, &name).await?;
             let params = RmsNormParams {
@@ -567,11 +543,7 @@ impl Loader<'_> {
         }
         let h = self.config.hidden_size;
         let rows_weight = self.upload.matrix(source, &stacked, h, Storage::F32).await?;
-        let target = LinearTarget {
-            y: &b.raw,
-            y_stride: sizes.raw_stride,
-            accumulate: false,
-        };
+        let target = LinearTarget { y: &b.raw, y_stride: sizes.raw_stride, accumulate: false };
         let rows = self.linear(&rows_weight, &b.normed, target).await?;
         let gpu = self.upload.gpu();
         let bias = gpu.storage_with("memory gate biases", &bias).await?;
@@ -607,11 +579,9 @@ impl Loader<'_> {
     ) -> Result<Vec<kernels::Op>> {
         let (q, kv) = (self.config.q_size(), self.config.kv_size());
         let mut ops = Vec::new();
-        for (head, offset, n) in [
-            (DeltaHead::Q, 0, q),
-            (DeltaHead::K, q, kv),
-            (DeltaHead::V, q + kv, kv),
-        ] {
+        for (head, offset, n) in
+            [(DeltaHead::Q, 0, q), (DeltaHead::K, q, kv), (DeltaHead::V, q + kv, kv)]
+        {
             if delta.delta_heads.contains(&head) {
                 let params = kernels::LowRankAddParams {
                     n: n as u32,
@@ -620,7 +590,10 @@ impl Loader<'_> {
                     y_offset: offset as u32,
                     accumulate: 1,
                 };
-                ops.push(self.low_rank_add(layer, head, delta, source, params, &self.buffers.qkv).await?);
+                ops.push(
+                    self.low_rank_add(layer, head, delta, source, params, &self.buffers.qkv)
+                        .await?,
+                );
             }
         }
         Ok(ops)
@@ -680,7 +653,8 @@ impl Loader<'_> {
         params: kernels::LowRankAddParams,
         y: &wgpu::Buffer,
     ) -> Result<kernels::Op> {
-        let mut matrix = source.read_all(&adapter_tensor_name(layer, &format!("delta_{}_proj", head.name())))?;
+        let mut matrix =
+            source.read_all(&adapter_tensor_name(layer, &format!("delta_{}_proj", head.name())))?;
         let raw_scale = match delta.delta_scale {
             Some(_) => source.read_all(&adapter_tensor_name(layer, "delta_scale_raw"))?,
             None => Vec::new(),
@@ -699,36 +673,35 @@ impl Loader<'_> {
         let (config, b) = (self.config, self.buffers);
         let weight = match config.tie_word_embeddings {
             true => embedding,
-            false => self.matrix(&[("lm_head.weight", config.vocab_size)], config.hidden_size).await?,
+            false => {
+                self.matrix(&[("lm_head.weight", config.vocab_size)], config.hidden_size).await?
+            }
         };
         let norm = "model.norm.weight";
         let norm_all = self.hidden_norm(norm, &b.final_normed, false).await?;
         let norm_last = self.hidden_norm(norm, &b.final_normed, true).await?;
-        let target = LinearTarget {
-            y: &b.logits,
-            y_stride: config.vocab_size,
-            accumulate: false,
-        };
+        let target = LinearTarget { y: &b.logits, y_stride: config.vocab_size, accumulate: false };
         let logits_all = self.linear(&weight, &b.final_normed, target).await?;
         let (gpu, kernels) = (self.upload.gpu(), &mut self.kernels);
         let logits_last =
             kernels::matvec(kernels, gpu, &weight, &b.final_normed, target, true).await?;
         let n = config.vocab_size as u32;
-        let penalty = kernels::repetition_penalty(
-            kernels,
-            gpu,
-            config.vocab_size,
-            &b.penalty_ids,
-            &b.logits,
-        );
+        let penalty =
+            kernels::repetition_penalty(kernels, gpu, config.vocab_size, &b.penalty_ids, &b.logits);
         Ok(Head {
             norm_all,
             logits_all,
             norm_last,
             logits_last,
             penalty: penalty.await?,
-            argmax: kernels::argmax(kernels, gpu, kernels::ArgmaxParams { n }, &b.logits, &b.argmax)
-                .await?,
+            argmax: kernels::argmax(
+                kernels,
+                gpu,
+                kernels::ArgmaxParams { n },
+                &b.logits,
+                &b.argmax,
+            )
+            .await?,
             top_k: kernels::top_k(
                 kernels,
                 gpu,

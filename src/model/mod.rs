@@ -188,7 +188,9 @@ impl Model {
             let chunk_plan = plan.slice(start..end);
             self.upload_step(&step, &call.tokens[start..end], &chunk_plan);
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
-            if start == 0 && let Some(groups) = &self.groups {
+            if start == 0
+                && let Some(groups) = &self.groups
+            {
                 encoder.clear_buffer(&groups.mean, 0, None);
             }
             self.record_layers(&mut encoder, &step, &chunk_plan, capture.as_ref(), start);
@@ -234,10 +236,7 @@ impl Model {
     pub async fn read_memory(&self) -> Result<MemoryState> {
         let bytes = 4 * self.dims.len() as u64;
         let read = self.gpu.read(&[(&self.buffers.state, 0, bytes)]).await?;
-        Ok(MemoryState {
-            dims: self.dims.clone(),
-            values: floats(&read).collect(),
-        })
+        Ok(MemoryState { dims: self.dims.clone(), values: floats(&read).collect() })
     }
 
     /// Replaces the memory; the KV cache stays.
@@ -262,12 +261,7 @@ impl Model {
         let queue = &self.gpu.queue;
         queue.write_buffer(&self.kernels.step, 0, bytemuck::bytes_of(step));
         queue.write_buffer(&self.buffers.tokens, 0, bytemuck::cast_slice(tokens));
-        if let WritePlan::Groups {
-            group_of_token,
-            weight,
-            ..
-        } = plan
-        {
+        if let WritePlan::Groups { group_of_token, weight, .. } = plan {
             let groups: Vec<u32> = group_of_token.iter().map(|g| g.unwrap_or(u32::MAX)).collect();
             queue.write_buffer(&self.buffers.group_of_token, 0, bytemuck::cast_slice(&groups));
             queue.write_buffer(&self.buffers.weight_of_token, 0, bytemuck::cast_slice(weight));
@@ -429,10 +423,7 @@ impl TopK {
         let mut candidates: Vec<(u32, f32)> =
             pairs.map(|pair| (pair[0], f32::from_bits(pair[1]))).collect();
         candidates.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        TopK {
-            candidates,
-            sum_exp: f32::from_bits(words[1]),
-        }
+        TopK { candidates, sum_exp: f32::from_bits(words[1]) }
     }
 }
 

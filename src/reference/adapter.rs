@@ -33,12 +33,7 @@ impl Adapter {
     ) -> Result<Adapter> {
         let read = |name: &str| source.read_all(&adapter_tensor_name(layer, name));
         let mut rows = Vec::new();
-        for name in [
-            "memory_q_proj",
-            "memory_k_proj",
-            "memory_v_proj",
-            "beta_proj",
-        ] {
+        for name in ["memory_q_proj", "memory_k_proj", "memory_v_proj", "beta_proj"] {
             rows.extend(read(name)?);
         }
         let mut lambda_bias = Vec::new();

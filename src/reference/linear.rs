@@ -14,9 +14,7 @@ const ROW_BLOCK: usize = 32;
 /// # Panics
 /// If a token is outside the table.
 pub fn embed(tokens: &[u32], table: &[f32], hidden: usize) -> Vec<f32> {
-    let rows = tokens
-        .iter()
-        .map(|&t| &table[t as usize * hidden..][..hidden]);
+    let rows = tokens.iter().map(|&t| &table[t as usize * hidden..][..hidden]);
     rows.flatten().copied().collect()
 }
 

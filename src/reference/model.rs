@@ -29,12 +29,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options {
-            context_window: 4096,
-            chunk: None,
-            weights: Storage::F32,
-            kv: Storage::F32,
-        }
+        Options { context_window: 4096, chunk: None, weights: Storage::F32, kv: Storage::F32 }
     }
 }
 
@@ -143,11 +138,7 @@ impl Model {
             norm: weights.read_all("model.norm.weight")?,
             lm_head: match config.tie_word_embeddings {
                 true => None,
-                false => Some(read_matrix(
-                    weights,
-                    "lm_head.weight",
-                    options.weights,
-                )?),
+                false => Some(read_matrix(weights, "lm_head.weight", options.weights)?),
             },
             layers,
             rope: RopeTable::new(config.rope_theta, config.head_dim, options.context_window),
@@ -240,21 +231,15 @@ impl Model {
             let rho = match plan {
                 WritePlan::ReadOnly => memory_read(state, &projected.q, delta.rank),
                 WritePlan::PerToken => memory_scan(state, &projected, delta.rank),
-                WritePlan::Groups {
-                    group_of_token,
-                    weight,
-                    ..
-                } => {
+                WritePlan::Groups { group_of_token, weight, .. } => {
                     let means = &mut means[adapter.index];
                     segment_mean(&raw, width, group_of_token, weight, means);
                     memory_read(state, &projected.q, delta.rank)
                 }
             };
-            for (target, head) in [
-                (&mut q, DeltaHead::Q),
-                (&mut k, DeltaHead::K),
-                (&mut v, DeltaHead::V),
-            ] {
+            for (target, head) in
+                [(&mut q, DeltaHead::Q), (&mut k, DeltaHead::K), (&mut v, DeltaHead::V)]
+            {
                 if let Some(d) = &adapter.corrections[head as usize] {
                     low_rank_add(target, d, &rho, delta.n_rows());
                 }
@@ -272,14 +257,7 @@ impl Model {
         }
         let (n_heads, n_kv_heads) = (config.n_heads, config.n_kv_heads);
         kv_write(&mut self.kv[index], &k, &v, self.options.kv == Storage::F16);
-        let attended = attention(
-            &q,
-            &self.kv[index],
-            n_past,
-            n_heads,
-            n_kv_heads,
-            config.head_dim,
-        );
+        let attended = attention(&q, &self.kv[index], n_past, n_heads, n_kv_heads, config.head_dim);
         matmul(&attended, &layer.o, config.q_size(), x, Output::Add);
         if let (Some(adapter), Some((_, rho))) = (&layer.adapter, &reads) {
             adapter.add_delta_o(rho, x);

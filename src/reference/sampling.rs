@@ -43,11 +43,7 @@ pub fn top_k(logits: &[f32], k: usize, temperature: f32) -> TopK {
     let threshold = candidates[k.clamp(1, MAX_TOP_K.min(candidates.len())) - 1].1;
     let n_kept = candidates.partition_point(|(_, logit)| *logit >= threshold);
     candidates.truncate(n_kept.min(MAX_TOP_K));
-    let terms = logits
-        .iter()
-        .map(|&logit| f64::from(((order(logit) - largest) / temperature).exp()));
-    TopK {
-        candidates,
-        sum_exp: terms.sum::<f64>() as f32,
-    }
+    let terms =
+        logits.iter().map(|&logit| f64::from(((order(logit) - largest) / temperature).exp()));
+    TopK { candidates, sum_exp: terms.sum::<f64>() as f32 }
 }

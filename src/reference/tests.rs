@@ -21,9 +21,7 @@ impl Tensors {
         for (name, shape) in shapes {
             let values = noise(shape.iter().product(), &mut seed);
             let dtype = DType::F32;
-            tensors
-                .0
-                .insert(name, (TensorInfo { dtype, shape }, values));
+            tensors.0.insert(name, (TensorInfo { dtype, shape }, values));
         }
         tensors
     }
@@ -69,11 +67,7 @@ fn model_config() -> ModelConfig {
 /// A model with rank 4 unless `delta` says otherwise; `None` = a bare backbone.
 fn model(delta: Option<&str>, chunk: Option<usize>) -> Model {
     let config = model_config();
-    let options = Options {
-        context_window: 40,
-        chunk,
-        ..Options::default()
-    };
+    let options = Options { context_window: 40, chunk, ..Options::default() };
     let weights = Tensors::random(config.tensor_shapes());
     let Some(json) = delta else {
         return Model::load(&config, &weights, None, options).unwrap();
@@ -85,26 +79,14 @@ fn model(delta: Option<&str>, chunk: Option<usize>) -> Model {
 
 const TOKEN: &str = r#"{"rank": 4}"#;
 const MESSAGE: &str = r#"{"rank": 4, "memory_write_granularity": "message_mean"}"#;
-const ALL: Wanted = Wanted {
-    logits: WantedLogits::All,
-    repetition: None,
-    intermediates: true,
-};
+const ALL: Wanted = Wanted { logits: WantedLogits::All, repetition: None, intermediates: true };
 
 fn call<'a>(tokens: &'a [u32], message_ids: Option<&'a [i64]>) -> Call<'a> {
-    Call {
-        tokens,
-        message_ids,
-        sentence_ids: None,
-        write_enabled: true,
-    }
+    Call { tokens, message_ids, sentence_ids: None, write_enabled: true }
 }
 
 fn read_only(tokens: &[u32]) -> Call<'_> {
-    Call {
-        write_enabled: false,
-        ..call(tokens, None)
-    }
+    Call { write_enabled: false, ..call(tokens, None) }
 }
 
 fn assert_close(found: &[f32], expected: &[f32]) {
@@ -116,14 +98,8 @@ fn assert_close(found: &[f32], expected: &[f32]) {
 fn scan_input(n_tokens: usize) -> (Vec<f32>, Projected) {
     let mut seed = 5;
     let mut rows = || noise(n_tokens * 6, &mut seed);
-    let projected = Projected {
-        q: rows(),
-        k: rows(),
-        v: rows(),
-        keep: rows(),
-        erase: rows(),
-        write: rows(),
-    };
+    let projected =
+        Projected { q: rows(), k: rows(), v: rows(), keep: rows(), erase: rows(), write: rows() };
     (noise(18, &mut seed), projected)
 }
 
@@ -138,11 +114,7 @@ fn scan_follows_the_equations() {
         for (h, i) in [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)] {
             let row = t * 6 + h * 3 + i;
             let at = |j: usize| h * 9 + i * 3 + j;
-            let with = |x: &[f32]| {
-                (0..3)
-                    .map(|j| old[at(j)] * x[t * 6 + h * 3 + j])
-                    .sum::<f32>()
-            };
+            let with = |x: &[f32]| (0..3).map(|j| old[at(j)] * x[t * 6 + h * 3 + j]).sum::<f32>();
             assert!((reads[row] - with(&p.q)).abs() < 1e-6);
             for j in 0..3 {
                 let k = p.k[t * 6 + h * 3 + j];
@@ -206,13 +178,8 @@ fn scalar_gates_repeat_over_the_rows_of_their_head() {
 #[test]
 fn a_zero_state_is_the_bare_backbone() {
     let tokens = [3, 1, 4, 1, 5];
-    let bare = model(None, None)
-        .forward(&call(&tokens, None), ALL)
-        .unwrap();
-    for delta in [
-        TOKEN,
-        r#"{"rank": 4, "delta_o_rmsnorm": true, "num_state_heads": 3}"#,
-    ] {
+    let bare = model(None, None).forward(&call(&tokens, None), ALL).unwrap();
+    for delta in [TOKEN, r#"{"rank": 4, "delta_o_rmsnorm": true, "num_state_heads": 3}"#] {
         let mut with = model(Some(delta), None);
         let found = with.forward(&read_only(&tokens), ALL).unwrap();
         assert_eq!(found.logits, bare.logits);
@@ -290,30 +257,13 @@ fn a_refused_call_changes_nothing() {
     m.forward(&call(&[1, 2], None), ALL).unwrap();
     let (memory, logits) = (m.memory(), m.last_logits().unwrap());
     let refused = m.forward(&call(&[1, VOCAB_SIZE as u32], None), ALL);
-    assert!(matches!(
-        refused,
-        Err(Error::TokenOutOfRange { id: 50, .. })
-    ));
+    assert!(matches!(refused, Err(Error::TokenOutOfRange { id: 50, .. })));
     let refused = m.forward(&call(&[1; 39], None), ALL);
-    assert!(matches!(
-        refused,
-        Err(Error::ContextFull {
-            needed: 41,
-            window: 40
-        })
-    ));
-    let penalised = Wanted {
-        repetition: Some(RepetitionPenalty {
-            ids: &[u32::MAX],
-            penalty: 1.1,
-        }),
-        ..ALL
-    };
+    assert!(matches!(refused, Err(Error::ContextFull { needed: 41, window: 40 })));
+    let penalised =
+        Wanted { repetition: Some(RepetitionPenalty { ids: &[u32::MAX], penalty: 1.1 }), ..ALL };
     assert!(m.forward(&call(&[1], None), penalised).is_err());
-    assert_eq!(
-        (m.memory(), m.last_logits().unwrap(), m.n_past()),
-        (memory, logits, 2)
-    );
+    assert_eq!((m.memory(), m.last_logits().unwrap(), m.n_past()), (memory, logits, 2));
     assert!(matches!(m.forward(&call(&[], None), ALL), Err(Error::Messages { .. })));
 }
 
@@ -342,14 +292,8 @@ fn a_memory_moves_between_models_of_equal_dimensions_only() {
     short.values.pop();
     for (wrong, expected_field) in [
         (model(Some(r#"{"rank": 5}"#), None).memory(), "rank"),
-        (
-            model(Some(r#"{"rank": 4, "num_state_heads": 2}"#), None).memory(),
-            "num_state_heads",
-        ),
-        (
-            model(Some(r#"{"rank": 4, "target_layers": [1, 2]}"#), None).memory(),
-            "layers",
-        ),
+        (model(Some(r#"{"rank": 4, "num_state_heads": 2}"#), None).memory(), "num_state_heads"),
+        (model(Some(r#"{"rank": 4, "target_layers": [1, 2]}"#), None).memory(), "layers"),
         (model(None, None).memory(), "layers"),
         (short, "length"),
     ] {
@@ -372,15 +316,11 @@ fn wrong_tensors_are_named() {
         |tensors: &Tensors| Model::load(&config, tensors, None, Options::default()).map(|_| ());
     let mut tensors = Tensors::random(config.tensor_shapes());
     let gate = tensors.0.remove("model.layers.2.mlp.gate_proj.weight");
-    assert!(
-        matches!(load(&tensors), Err(Error::MissingTensor { name, .. })
-        if name == "model.layers.2.mlp.gate_proj.weight")
-    );
+    assert!(matches!(load(&tensors), Err(Error::MissingTensor { name, .. })
+        if name == "model.layers.2.mlp.gate_proj.weight"));
     let (mut info, values) = gate.unwrap();
     info.shape.reverse();
-    tensors
-        .0
-        .insert("model.layers.2.mlp.gate_proj.weight".into(), (info, values));
+    tensors.0.insert("model.layers.2.mlp.gate_proj.weight".into(), (info, values));
     assert!(matches!(load(&tensors), Err(Error::TensorShape { .. })));
 }
 
@@ -391,11 +331,7 @@ fn what_is_wanted_of_the_last_token_agrees() {
         let zeros = MemoryState::zeros(m.memory_dims().clone());
         m.set_memory(&zeros).unwrap();
         m.reset_context();
-        let wanted = Wanted {
-            logits,
-            repetition,
-            intermediates: false,
-        };
+        let wanted = Wanted { logits, repetition, intermediates: false };
         m.forward(&call(&[1, 2, 3], None), wanted).unwrap()
     };
     let all = run(WantedLogits::All, None).logits;
@@ -404,17 +340,11 @@ fn what_is_wanted_of_the_last_token_agrees() {
     let best = argmax(&last);
     assert_eq!(run(WantedLogits::Argmax, None).argmax, Some(best));
     let ids = [best];
-    let repetition = RepetitionPenalty {
-        ids: &ids,
-        penalty: 50.0,
-    };
+    let repetition = RepetitionPenalty { ids: &ids, penalty: 50.0 };
     last[best as usize] /= 50.0;
     let penalised = run(WantedLogits::Last, Some(repetition)).logits;
     assert_eq!(penalised, last);
-    assert_ne!(
-        run(WantedLogits::Argmax, Some(repetition)).argmax,
-        Some(best)
-    );
+    assert_ne!(run(WantedLogits::Argmax, Some(repetition)).argmax, Some(best));
     assert_eq!(run(WantedLogits::None, None), Outputs::default());
 }
 
@@ -423,10 +353,8 @@ fn top_k_keeps_ties_and_sums_the_whole_vocabulary() {
     let logits = [1.0, 3.0, f32::NAN, 2.0, 3.0, 2.0, -0.0, 0.0];
     let found = top_k(&logits, 3, 2.0);
     assert_eq!(found.candidates, [(1, 3.0), (4, 3.0), (3, 2.0), (5, 2.0)]);
-    let expected: f32 = [1.0f32, 3.0, 2.0, 3.0, 2.0, 0.0, 0.0]
-        .map(|l| ((l - 3.0) / 2.0).exp())
-        .iter()
-        .sum();
+    let expected: f32 =
+        [1.0f32, 3.0, 2.0, 3.0, 2.0, 0.0, 0.0].map(|l| ((l - 3.0) / 2.0).exp()).iter().sum();
     assert_close(&[found.sum_exp], &[expected]);
     let zeros = top_k(&[-0.0, 0.0, -1.0], 2, 1.0);
     assert_eq!(zeros.candidates[0].0, 0);
@@ -439,10 +367,7 @@ fn top_k_keeps_ties_and_sums_the_whole_vocabulary() {
 #[test]
 fn repetition_penalty_moves_both_signs_down() {
     let mut logits = [2.0, -2.0, 1.0];
-    let repetition = RepetitionPenalty {
-        ids: &[0, 1],
-        penalty: 2.0,
-    };
+    let repetition = RepetitionPenalty { ids: &[0, 1], penalty: 2.0 };
     repetition_penalty(&mut logits, &repetition);
     assert_eq!(logits, [1.0, -4.0, 1.0]);
 }
@@ -451,10 +376,7 @@ fn repetition_penalty_moves_both_signs_down() {
 fn matmul_matches_the_definition_at_odd_sizes() {
     let mut seed = 2;
     for (n_tokens, n_in, n_out) in [(1, 1, 1), (5, 19, 67), (4, 8, 32), (9, 130, 33)] {
-        let (x, w) = (
-            noise(n_tokens * n_in, &mut seed),
-            noise(n_out * n_in, &mut seed),
-        );
+        let (x, w) = (noise(n_tokens * n_in, &mut seed), noise(n_out * n_in, &mut seed));
         let mut y = vec![1.0; n_tokens * n_out];
         matmul(&x, &w, n_in, &mut y, Output::Add);
         let mut stored = y.clone();

@@ -95,10 +95,7 @@ impl Fixture {
     /// # Errors
     /// As [`crate::reference::Model::load`].
     pub fn cpu_engine(&self, options: reference::Options) -> Result<Engine> {
-        let options = reference::Options {
-            context_window: self.case.context_window(),
-            ..options
-        };
+        let options = reference::Options { context_window: self.case.context_window(), ..options };
         let weights = self.weights.as_ref();
         let model = reference::Model::load(&self.config, weights, self.adapter(), options)?;
         Ok(Engine::Cpu(Box::new(model)))
@@ -109,10 +106,7 @@ impl Fixture {
     /// # Errors
     /// As [`crate::model::Model::load`].
     pub async fn gpu_engine(&self, gpu: Gpu, options: LoadOptions) -> Result<Engine> {
-        let options = LoadOptions {
-            context_window: Some(self.case.context_window()),
-            ..options
-        };
+        let options = LoadOptions { context_window: Some(self.case.context_window()), ..options };
         let (weights, adapter) = (self.weights.as_ref(), self.adapter());
         let model =
             Model::load(gpu, &self.config, weights, adapter, &options, &mut |_, _| {}).await?;

@@ -38,15 +38,9 @@ fn truncated_and_hostile_cases_are_refused() {
         ("[1, 2]", "[4294967296]"),
         ("[1, 2]", "\"ids\""),
         ("\"prefill\"", "\"train\""),
-        (
-            "\"next_argmax\": 0",
-            "\"next_argmax\": 0, \"logit_rows\": [2]",
-        ),
+        ("\"next_argmax\": 0", "\"next_argmax\": 0, \"logit_rows\": [2]"),
         ("\"message_ids\": null", "\"message_ids\": [0.5, 1]"),
-        (
-            "\"kind\": \"prefill\"",
-            "\"kind\": \"decode\", \"message_ids\": [1]",
-        ),
+        ("\"kind\": \"prefill\"", "\"kind\": \"decode\", \"message_ids\": [1]"),
     ] {
         let json = CASE.replacen(from, to, 1);
         assert_ne!(json, CASE);
@@ -84,17 +78,8 @@ fn safetensors_bytes(tensors: &[Tensor]) -> Vec<u8> {
 /// What a correct run of [`CASE`] records.
 fn record() -> (Case, Vec<Tensor>) {
     let (fixture, mut engine) = open(CASE, CONFIG).unwrap();
-    let call = Call {
-        tokens: &[1, 2],
-        message_ids: None,
-        sentence_ids: None,
-        write_enabled: true,
-    };
-    let wanted = Wanted {
-        logits: WantedLogits::All,
-        intermediates: true,
-        ..Wanted::default()
-    };
+    let call = Call { tokens: &[1, 2], message_ids: None, sentence_ids: None, write_enabled: true };
+    let wanted = Wanted { logits: WantedLogits::All, intermediates: true, ..Wanted::default() };
     let outputs = pollster::block_on(engine.forward(&call, wanted)).unwrap();
     let memory = pollster::block_on(engine.read_memory()).unwrap();
     let mut case = fixture.case;
@@ -148,26 +133,17 @@ fn each_wrong_tensor_and_argmax_fails_the_replay() {
 #[test]
 fn recorded_tensors_must_belong_to_the_case() {
     let (case, tensors) = record();
-    assert_eq!(
-        replay_with(&case, &tensors[1..]).unwrap_err().code(),
-        "missing_tensor"
-    );
+    assert_eq!(replay_with(&case, &tensors[1..]).unwrap_err().code(), "missing_tensor");
     let mut reshaped = tensors.clone();
     reshaped[0].1 = vec![9, 2];
-    assert_eq!(
-        replay_with(&case, &reshaped).unwrap_err().code(),
-        "tensor_shape"
-    );
+    assert_eq!(replay_with(&case, &reshaped).unwrap_err().code(), "tensor_shape");
     let mut other = tensors.clone();
     other.push(("two.logits".into(), vec![1], vec![0.0]));
     let report = replay_with(&case, &other).unwrap();
     assert_eq!(report.notes.len(), 1);
     let mut loads = case.clone();
     loads.steps[0].load_state = Some("nowhere".into());
-    assert_eq!(
-        replay_with(&loads, &tensors).unwrap_err().code(),
-        "missing_tensor"
-    );
+    assert_eq!(replay_with(&loads, &tensors).unwrap_err().code(), "missing_tensor");
 }
 
 #[test]

@@ -10,14 +10,8 @@ fn top_k(logits: &[f32], wanted: WantedLogits) -> TopK {
     let largest = candidates[0].1;
     let kept = kept_by_top_k(&candidates, k).min(MAX_TOP_K);
     candidates.truncate(kept);
-    let sum_exp = logits
-        .iter()
-        .map(|x| ((x - largest) / temperature).exp())
-        .sum();
-    TopK {
-        candidates,
-        sum_exp,
-    }
+    let sum_exp = logits.iter().map(|x| ((x - largest) / temperature).exp()).sum();
+    TopK { candidates, sum_exp }
 }
 
 /// Logits of a spread that makes both short and long nuclei.
@@ -25,58 +19,25 @@ fn random_logits(n: usize, spread: f32, seed: u64) -> Vec<f32> {
     let mut random = ChaCha12Rng::seed_from_u64(seed);
     let mut uniform = || (random.next_u32() as f32 / u32::MAX as f32).max(1e-9);
     // Rounded, so that some are equal.
-    (0..n)
-        .map(|_| (spread * -uniform().ln() * 8.0).round() / 8.0)
-        .collect()
+    (0..n).map(|_| (spread * -uniform().ln() * 8.0).round() / 8.0).collect()
 }
 
 fn options() -> SamplingOptions {
-    SamplingOptions {
-        temperature: 0.8,
-        seed: 7,
-        ..SamplingOptions::default()
-    }
+    SamplingOptions { temperature: 0.8, seed: 7, ..SamplingOptions::default() }
 }
 
 #[test]
 fn candidates_and_full_logits_pick_the_same() {
     let variants = [
         options(),
-        SamplingOptions {
-            top_k: 1,
-            ..options()
-        },
-        SamplingOptions {
-            top_k: 40,
-            ..options()
-        },
-        SamplingOptions {
-            top_k: 255,
-            top_p: 0.9,
-            ..options()
-        },
-        SamplingOptions {
-            top_p: 0.9,
-            ..options()
-        },
-        SamplingOptions {
-            top_p: 0.999,
-            ..options()
-        },
-        SamplingOptions {
-            min_p: 0.05,
-            ..options()
-        },
-        SamplingOptions {
-            top_k: 50,
-            top_p: 0.95,
-            min_p: 0.02,
-            ..options()
-        },
-        SamplingOptions {
-            temperature: 2.5,
-            ..options()
-        },
+        SamplingOptions { top_k: 1, ..options() },
+        SamplingOptions { top_k: 40, ..options() },
+        SamplingOptions { top_k: 255, top_p: 0.9, ..options() },
+        SamplingOptions { top_p: 0.9, ..options() },
+        SamplingOptions { top_p: 0.999, ..options() },
+        SamplingOptions { min_p: 0.05, ..options() },
+        SamplingOptions { top_k: 50, top_p: 0.95, min_p: 0.02, ..options() },
+        SamplingOptions { temperature: 2.5, ..options() },
     ];
     let (mut direct, mut fallbacks) = (0, 0);
     for variant in variants {
@@ -121,71 +82,46 @@ fn assert_frequencies(options: SamplingOptions, probabilities: &[f32], expected:
     let found = frequencies(options.clone(), &logits_of(probabilities), 40_000);
     for (f, e) in found.iter().zip(expected) {
         // Four standard deviations of 40,000 draws; what is cut never comes.
-        assert!(
-            (f - e).abs() < 0.011 && (*e > 0.0 || *f == 0.0),
-            "{options:?}: {found:?}"
-        );
+        assert!((f - e).abs() < 0.011 && (*e > 0.0 || *f == 0.0), "{options:?}: {found:?}");
     }
 }
 
 #[test]
 fn filters_keep_what_transformers_keeps() {
-    let t1 = SamplingOptions {
-        temperature: 1.0,
-        ..options()
-    };
+    let t1 = SamplingOptions { temperature: 1.0, ..options() };
     let p = [0.1, 0.4, 0.2, 0.3];
     assert_frequencies(t1.clone(), &p, &[0.1, 0.4, 0.2, 0.3]);
     assert_frequencies(
-        SamplingOptions {
-            top_k: 2,
-            ..t1.clone()
-        },
+        SamplingOptions { top_k: 2, ..t1.clone() },
         &p,
         &[0.0, 4.0 / 7.0, 0.0, 3.0 / 7.0],
     );
     // 0.4 + 0.3 < 0.75: the token that crosses the threshold is kept.
     assert_frequencies(
-        SamplingOptions {
-            top_p: 0.75,
-            ..t1.clone()
-        },
+        SamplingOptions { top_p: 0.75, ..t1.clone() },
         &p,
         &[0.0, 4.0 / 9.0, 2.0 / 9.0, 3.0 / 9.0],
     );
     // Of what top-k left: 0.4/0.7 < 0.6, both stay.
     assert_frequencies(
-        SamplingOptions {
-            top_k: 2,
-            top_p: 0.6,
-            ..t1.clone()
-        },
+        SamplingOptions { top_k: 2, top_p: 0.6, ..t1.clone() },
         &p,
         &[0.0, 4.0 / 7.0, 0.0, 3.0 / 7.0],
     );
     assert_frequencies(
-        SamplingOptions {
-            min_p: 0.6,
-            ..t1.clone()
-        },
+        SamplingOptions { min_p: 0.6, ..t1.clone() },
         &p,
         &[0.0, 4.0 / 7.0, 0.0, 3.0 / 7.0],
     );
     // Ties at the threshold of top-k are kept.
     assert_frequencies(
-        SamplingOptions {
-            top_k: 2,
-            ..t1.clone()
-        },
+        SamplingOptions { top_k: 2, ..t1.clone() },
         &[0.25, 0.5, 0.25, 0.0],
         &[0.25, 0.5, 0.25, 0.0],
     );
     // Temperature ½ squares.
     assert_frequencies(
-        SamplingOptions {
-            temperature: 0.5,
-            ..t1
-        },
+        SamplingOptions { temperature: 0.5, ..t1 },
         &[0.2, 0.8],
         &[0.04 / 0.68, 0.64 / 0.68],
     );
@@ -196,9 +132,7 @@ fn a_seed_gives_the_same_tokens_everywhere() {
     let logits = random_logits(1000, 1.0, 1);
     let tokens = |seed| -> Vec<u32> {
         let mut sampler = Sampler::new(SamplingOptions { seed, ..options() }).unwrap();
-        (0..8)
-            .map(|_| sampler.sample_full(&logits).unwrap())
-            .collect()
+        (0..8).map(|_| sampler.sample_full(&logits).unwrap()).collect()
     };
     assert_eq!(tokens(7), tokens(7));
     assert_ne!(tokens(7), tokens(8));
@@ -216,10 +150,7 @@ fn greedy_takes_the_lowest_index_of_ties() {
     let mut sampler = Sampler::new(SamplingOptions::default()).unwrap();
     assert_eq!(sampler.wanted(), WantedLogits::Argmax);
     assert_eq!(sampler.sample_full(&[0.0, 2.0, 2.0]).unwrap(), 1);
-    let top = TopK {
-        candidates: vec![(4, 1.0), (5, 1.0)],
-        sum_exp: 2.0,
-    };
+    let top = TopK { candidates: vec![(4, 1.0), (5, 1.0)], sum_exp: 2.0 };
     assert_eq!(sampler.sample(&top).unwrap(), Draw::Token(4));
 }
 
@@ -228,29 +159,17 @@ fn logits_that_are_not_numbers_are_an_error() {
     let inf = f32::INFINITY;
     for options in [SamplingOptions::default(), options()] {
         let mut sampler = Sampler::new(options).unwrap();
-        for logits in [
-            &[0.0, f32::NAN][..],
-            &[f32::NAN],
-            &[inf, 0.0],
-            &[-inf, -inf],
-            &[],
-        ] {
+        for logits in [&[0.0, f32::NAN][..], &[f32::NAN], &[inf, 0.0], &[-inf, -inf], &[]] {
             assert_eq!(sampler.sample_full(logits).unwrap_err().code(), "gpu");
             let candidates = (0..).zip(logits.iter().copied()).collect();
-            let top = TopK {
-                candidates,
-                sum_exp: 1.0,
-            };
+            let top = TopK { candidates, sum_exp: 1.0 };
             assert_eq!(sampler.sample(&top).unwrap_err().code(), "gpu");
         }
         assert_eq!(sampler.sample_full(&[-inf, -1e30, -inf]).unwrap(), 1);
     }
     let candidates: Vec<(u32, f32)> = (0..MAX_TOP_K as u32).map(|id| (id, 0.0)).collect();
     for sum_exp in [f32::NAN, 1.0] {
-        let top = TopK {
-            candidates: candidates.clone(),
-            sum_exp,
-        };
+        let top = TopK { candidates: candidates.clone(), sum_exp };
         let mut sampler = Sampler::new(self::options()).unwrap();
         assert_eq!(sampler.sample(&top).unwrap_err().code(), "gpu");
     }

@@ -7,10 +7,7 @@ fn sentences_split_as_the_regex_does() {
     // Expected values are of Python's re.finditer with the regex of SPEC.md.
     let cases: [(&str, &[&str]); 12] = [
         ("One. Two! Three?", &["One.", " Two!", " Three?"]),
-        (
-            "He said \"no.\" Then; left",
-            &["He said \"no.", "\" Then;", " left"],
-        ),
+        ("He said \"no.\" Then; left", &["He said \"no.", "\" Then;", " left"]),
         ("a.b c", &["a.b c"]),
         ("x:\ny", &["x:", "\ny"]),
         ("p\n\n\nq\nr", &["p", "\n\n\nq\nr"]),
@@ -44,10 +41,7 @@ fn ids_of(template: &str, messages: &[Message], with_sentences: bool) -> Result<
     let tokenizer = byte_tokenizer();
     let render = RenderOptions::new(CivilDate::new(2025, 1, 1).unwrap());
     let text = template.render(messages, &render.with_generation_prompt(true))?;
-    let options = SpanOptions {
-        render: &render,
-        with_sentences,
-    };
+    let options = SpanOptions { render: &render, with_sentences };
     let full_ids = tokenizer.encode(&text)?;
     let mut cache = SpanCache::default();
     for count in 0..messages.len() {
@@ -102,10 +96,7 @@ fn a_changed_end_belongs_to_the_later_message() {
     // The last message ends in `$`, which the next rendering takes back.
     let template = "{%- for m in messages -%}<{{ m.content }}{{ '$' * width if loop.last else '' }}{%- endfor -%}";
     let with_width = |width: usize| template.replace("width", &width.to_string());
-    let messages = [
-        Message::new(Role::User, "ab"),
-        Message::new(Role::User, "c"),
-    ];
+    let messages = [Message::new(Role::User, "ab"), Message::new(Role::User, "c")];
     let ids = ids_of(&with_width(3), &messages, false).unwrap();
     assert_eq!(ids.message_ids, [0, 0, 0, 1, 1, 1, 1, 1]);
     assert!(ids_of(&with_width(16), &messages, false).is_ok());

@@ -22,10 +22,7 @@ pub fn read_memory(path: &Path) -> Result<MemoryFile> {
 pub fn write_memory(path: &Path, file: &MemoryFile) -> Result<()> {
     let bytes = file.encode()?;
     let Some(name) = path.file_name() else {
-        return Err(Error::Io {
-            path: path.into(),
-            source: ErrorKind::InvalidInput.into(),
-        });
+        return Err(Error::Io { path: path.into(), source: ErrorKind::InvalidInput.into() });
     };
     // No lock guards this folder; the process id keeps two exports apart.
     let mut temporary = name.to_os_string();
@@ -49,11 +46,8 @@ pub(super) fn read_bounded(path: &Path, max_bytes: usize, format: &'static str) 
     if !metadata.is_file() {
         return Err(refuse("it is not a regular file".into()));
     }
-    let too_large = |size_bytes: u64| {
-        refuse(format!(
-            "{size_bytes} bytes, at most {max_bytes} are accepted"
-        ))
-    };
+    let too_large =
+        |size_bytes: u64| refuse(format!("{size_bytes} bytes, at most {max_bytes} are accepted"));
     if metadata.len() > max_bytes as u64 {
         return Err(too_large(metadata.len()));
     }
@@ -88,9 +82,7 @@ pub(super) fn write_durably(temporary: &Path, target: &Path, bytes: &[u8]) -> Re
 pub(super) fn sync_folder(folder: &Path) -> Result<()> {
     // Only Unix can open a folder; elsewhere the file system's journal has to do.
     if cfg!(unix) {
-        fs::File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(Error::io(folder))?;
+        fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io(folder))?;
     }
     Ok(())
 }
@@ -121,10 +113,7 @@ pub(super) fn create_folder(folder: &Path) -> Result<()> {
 /// The names in a folder that are text, in any order; none if there is no folder.
 pub(super) fn names(folder: &Path) -> Result<Vec<String>> {
     let entries = entries(folder)?;
-    Ok(entries
-        .iter()
-        .filter_map(|path| Some(path.file_name()?.to_str()?.to_string()))
-        .collect())
+    Ok(entries.iter().filter_map(|path| Some(path.file_name()?.to_str()?.to_string())).collect())
 }
 
 /// The folders in a folder, sorted; symbolic links are not followed.
@@ -169,9 +158,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         result => result.map_err(Error::io(folder))?,
     };
-    entries
-        .map(|entry| Ok(entry.map_err(Error::io(folder))?.path()))
-        .collect()
+    entries.map(|entry| Ok(entry.map_err(Error::io(folder))?.path())).collect()
 }
 
 /// A new file that only its owner can read: a state can still encode private text.

@@ -16,11 +16,7 @@ fn identity() -> MemoryIdentity {
         quantisation: "q4".into(),
         adapter_hash: "a".repeat(64),
         write_mode: WriteGranularity::Token,
-        dims: MemoryDims {
-            layers: (0..4).collect(),
-            num_state_heads: 1,
-            rank: 8,
-        },
+        dims: MemoryDims { layers: (0..4).collect(), num_state_heads: 1, rank: 8 },
     }
 }
 
@@ -105,18 +101,11 @@ fn memories_of_two_models_do_not_meet() {
     other_identity.adapter_hash = "c".repeat(64);
     let theirs = store.memory("anna", &other_identity).unwrap();
     assert_ne!(ours.folder(), theirs.folder());
-    assert!(
-        ours.model()
-            .starts_with("huggingfacetb-smollm3-3b-q4-token-")
-    );
+    assert!(ours.model().starts_with("huggingfacetb-smollm3-3b-q4-token-"));
 
     save(&mut ours.lock().unwrap(), 1.0);
     assert!(theirs.load().unwrap().is_none());
-    let error = theirs
-        .lock()
-        .unwrap()
-        .save(&mut memory(1.0), None)
-        .unwrap_err();
+    let error = theirs.lock().unwrap().save(&mut memory(1.0), None).unwrap_err();
     assert_eq!(error.code(), "memory_mismatch");
     // A file copied by hand is recognised as well.
     files::create_folder(theirs.folder()).unwrap();
@@ -149,11 +138,7 @@ fn profile_names_cannot_leave_the_store() {
     hostile = identity();
     hostile.backbone = "../../../Ünicode/..".into();
     let memory = store.memory("a", &hostile).unwrap();
-    assert!(
-        memory.model().starts_with("nicode-q4-token-"),
-        "{}",
-        memory.model()
-    );
+    assert!(memory.model().starts_with("nicode-q4-token-"), "{}", memory.model());
 }
 
 #[test]
@@ -204,18 +189,12 @@ fn a_transcript_counts_only_with_the_memory_it_led_to() {
     save(&mut writer, 1.0);
     save(&mut writer, 2.0);
     let (first, second) = (1, 2);
-    fs::copy(
-        stored.path(first, TRANSCRIPT_EXTENSION),
-        stored.path(second, TRANSCRIPT_EXTENSION),
-    )
-    .unwrap();
+    fs::copy(stored.path(first, TRANSCRIPT_EXTENSION), stored.path(second, TRANSCRIPT_EXTENSION))
+        .unwrap();
     assert_eq!(stored.transcript(second).unwrap(), None);
     // Left by a crash between the two renames of a save.
-    fs::copy(
-        stored.path(first, TRANSCRIPT_EXTENSION),
-        stored.path(3, TRANSCRIPT_EXTENSION),
-    )
-    .unwrap();
+    fs::copy(stored.path(first, TRANSCRIPT_EXTENSION), stored.path(3, TRANSCRIPT_EXTENSION))
+        .unwrap();
     assert_eq!(loaded_value(&stored), 2.0);
     writer.save(&mut memory(3.0), None).unwrap();
     assert_eq!(stored.transcript(3).unwrap(), None);
@@ -235,10 +214,7 @@ fn a_damaged_memory_is_reported_and_preserved() {
 
     let error = stored.load().unwrap_err();
     assert_eq!(error.code(), "format");
-    assert!(
-        error.to_string().contains("0000000000000002.dmem"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("0000000000000002.dmem"), "{error}");
     assert_eq!(fs::read(&path).unwrap(), damaged, "reading changes nothing");
     assert!(stored.snapshots().unwrap()[1].header.is_err());
     assert_eq!(stored.load_snapshot(1).unwrap().state.values[0], 1.0);
@@ -248,18 +224,10 @@ fn a_damaged_memory_is_reported_and_preserved() {
     assert_eq!(loaded_value(&stored), 3.0);
     assert_eq!(generations(&stored), [1, 3]);
     let names = names(&stored);
-    let aside = names
-        .iter()
-        .find(|n| n.starts_with("0000000000000002.dmem.corrupt-"));
-    let aside = stored
-        .folder()
-        .join(aside.expect("the damaged file is kept"));
+    let aside = names.iter().find(|n| n.starts_with("0000000000000002.dmem.corrupt-"));
+    let aside = stored.folder().join(aside.expect("the damaged file is kept"));
     assert_eq!(fs::read(aside).unwrap(), damaged);
-    assert!(
-        names
-            .iter()
-            .any(|n| n.starts_with("0000000000000002.transcript.json.corrupt-"))
-    );
+    assert!(names.iter().any(|n| n.starts_with("0000000000000002.transcript.json.corrupt-")));
     for value in 4..20 {
         save(&mut writer, value as f32);
     }
@@ -291,13 +259,7 @@ fn a_failed_save_leaves_the_memory_as_it_was() {
     let transcript = stored.path(2, TRANSCRIPT_EXTENSION);
     fs::create_dir(&transcript).unwrap();
     let chat = json!([]);
-    assert_eq!(
-        writer
-            .save(&mut memory(2.0), Some(&chat))
-            .unwrap_err()
-            .code(),
-        "io"
-    );
+    assert_eq!(writer.save(&mut memory(2.0), Some(&chat)).unwrap_err().code(), "io");
     fs::remove_dir(&transcript).unwrap();
 
     assert_eq!(names(&stored), before);
@@ -347,11 +309,7 @@ fn forget_leaves_nothing_and_says_what_it_deleted() {
     assert_eq!(writer.forget().unwrap(), Forgotten::default());
     save(&mut writer, 1.0);
     save(&mut writer, 2.0);
-    fs::write(
-        stored.folder().join("0000000000000000.dmem.corrupt-1"),
-        b"xyz",
-    )
-    .unwrap();
+    fs::write(stored.folder().join("0000000000000000.dmem.corrupt-1"), b"xyz").unwrap();
     let forgotten = writer.forget().unwrap();
     assert_eq!((forgotten.n_generations, forgotten.n_transcripts), (2, 2));
     assert_eq!(forgotten.files.len(), 5);
@@ -390,14 +348,9 @@ fn list_shows_every_memory_with_its_state_of_health() {
     fs::create_dir(folder.path().join("memories").join("Not A Profile")).unwrap();
     fs::write(folder.path().join("memories").join("file"), b"").unwrap();
     let list = store.list().unwrap();
-    let found: Vec<_> = list
-        .iter()
-        .map(|l| (l.memory.profile(), l.header.is_ok(), l.n_generations))
-        .collect();
-    assert_eq!(
-        found,
-        [("anna", true, 1), ("bert", true, 1), ("carl", false, 1)]
-    );
+    let found: Vec<_> =
+        list.iter().map(|l| (l.memory.profile(), l.header.is_ok(), l.n_generations)).collect();
+    assert_eq!(found, [("anna", true, 1), ("bert", true, 1), ("carl", false, 1)]);
     assert_eq!(list[0].header.as_ref().unwrap().identity, identity());
     assert_eq!(list[0].memory, store.memory("anna", &identity()).unwrap());
     assert!(list[0].size_bytes > 1000);
@@ -415,29 +368,17 @@ fn exports_are_the_same_bytes_and_replace_at_once() {
     assert_eq!(files::names(folder.path()).unwrap(), ["my memory.dmem"]);
 
     assert_eq!(read_memory(folder.path()).unwrap_err().code(), "format");
-    assert_eq!(
-        read_memory(&folder.path().join("none")).unwrap_err().code(),
-        "io"
-    );
-    assert_eq!(
-        write_memory(Path::new("/"), &file).unwrap_err().code(),
-        "io"
-    );
+    assert_eq!(read_memory(&folder.path().join("none")).unwrap_err().code(), "io");
+    assert_eq!(write_memory(Path::new("/"), &file).unwrap_err().code(), "io");
     let large = folder.path().join("large.dmem");
-    fs::File::create(&large)
-        .unwrap()
-        .set_len(MAX_FILE_BYTES as u64 + 1)
-        .unwrap();
+    fs::File::create(&large).unwrap().set_len(MAX_FILE_BYTES as u64 + 1).unwrap();
     let error = read_memory(&large).unwrap_err();
     assert!(error.to_string().contains("at most"), "{error}");
 }
 
 #[test]
 fn the_variable_names_the_data_directory() {
-    assert_eq!(
-        data_dir(Some("some/where".into())).unwrap(),
-        Path::new("some/where")
-    );
+    assert_eq!(data_dir(Some("some/where".into())).unwrap(), Path::new("some/where"));
     if let Ok(platform) = data_dir(None) {
         assert!(platform.to_string_lossy().contains("deltamem"));
         assert_eq!(data_dir(Some("".into())).unwrap(), platform);
@@ -461,11 +402,7 @@ fn child_that_saves_until_it_is_killed() {
         return;
     };
     let store = MemoryStore::open(root).unwrap();
-    let mut writer = store
-        .memory("anna", &large_identity())
-        .unwrap()
-        .lock()
-        .unwrap();
+    let mut writer = store.memory("anna", &large_identity()).unwrap().lock().unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
     let mut value = 0.0;
     while Instant::now() < deadline {
@@ -495,10 +432,7 @@ fn a_killed_process_leaves_a_whole_memory() {
     let mut last = 0;
     for round in 0..12 {
         let child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "store::tests::child_that_saves_until_it_is_killed",
-            ])
+            .args(["--exact", "store::tests::child_that_saves_until_it_is_killed"])
             .env(CHILD_VARIABLE, folder.path().join("data"))
             .stdout(Stdio::null())
             .spawn()
@@ -509,10 +443,7 @@ fn a_killed_process_leaves_a_whole_memory() {
         let mut kill_at = None;
         while kill_at.is_none_or(|at| Instant::now() < at) {
             assert!(Instant::now() < deadline, "the process saves nothing");
-            let found = stored
-                .load()
-                .unwrap()
-                .map_or(0, |m| m.header.counters.generation);
+            let found = stored.load().unwrap().map_or(0, |m| m.header.counters.generation);
             assert!(found >= last, "generation {found} after {last}");
             if found > last && kill_at.is_none() {
                 kill_at = Some(Instant::now() + Duration::from_micros(10_000 + round * 1_700));

@@ -37,11 +37,7 @@ pub struct Forgotten {
 
 impl MemoryWriter {
     pub(super) fn new(memory: StoredMemory, lock: fs::File) -> MemoryWriter {
-        MemoryWriter {
-            memory,
-            newest_checked: false,
-            lock,
-        }
+        MemoryWriter { memory, newest_checked: false, lock }
     }
 
     /// The memory that is written here.
@@ -188,9 +184,7 @@ fn set_aside_if_damaged(memory: &StoredMemory, generation: u64) -> Result<()> {
         Err(error @ Error::Io { .. }) => return Err(error),
         Err(_) => {}
     }
-    let now_ms = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis());
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
     for extension in [FILE_EXTENSION, TRANSCRIPT_EXTENSION] {
         let path = memory.path(generation, extension);
         let aside = memory.path(generation, &format!("{extension}.corrupt-{now_ms}"));
@@ -203,11 +197,7 @@ fn set_aside_if_damaged(memory: &StoredMemory, generation: u64) -> Result<()> {
 }
 
 fn encode_transcript(messages: &Value, memory_sha256: String) -> Result<Vec<u8>> {
-    let file = TranscriptFile {
-        version: 1,
-        memory_sha256,
-        messages: messages.clone(),
-    };
+    let file = TranscriptFile { version: 1, memory_sha256, messages: messages.clone() };
     let refuse = |reason: String| Error::format("the chat to be saved", "transcript", reason);
     let bytes = serde_json::to_vec(&file).map_err(|e| refuse(e.to_string()))?;
     if bytes.len() > MAX_TRANSCRIPT_BYTES {

@@ -54,13 +54,7 @@ fn merges_apply_by_rank_and_special_tokens_are_found() {
     let id = |token: &str| tokenizer.token_id(token).unwrap();
     assert_eq!(
         tokenizer.encode("in the<|im_end|>é<think>").unwrap(),
-        [
-            id("in"),
-            id("Ġthe"),
-            id("<|im_end|>"),
-            id("Ã©"),
-            id("<think>")
-        ]
+        [id("in"), id("Ġthe"), id("<|im_end|>"), id("Ã©"), id("<think>")]
     );
     assert_eq!(id("<|im_end|>"), 256 + 5 + 11);
     assert_eq!(tokenizer.vocab_size(), 256 + 5 + 13);
@@ -75,10 +69,7 @@ fn decoding_is_the_inverse() {
     let text = "the  thé\n\n🦊 漢字\u{0}\t<|im_start|>x<think>";
     let ids = tokenizer.encode(text).unwrap();
     assert_eq!(tokenizer.decode(&ids, false), text);
-    assert_eq!(
-        tokenizer.decode(&ids, true),
-        text.replace("<|im_start|>", "")
-    );
+    assert_eq!(tokenizer.decode(&ids, true), text.replace("<|im_start|>", ""));
     // Ids without a token, inside and outside of the table.
     assert_eq!(tokenizer.decode(&[263, 100_000, u32::MAX], false), "");
 }
@@ -92,10 +83,7 @@ fn streaming_gives_whole_characters() {
     let pieces: Vec<String> = ids.iter().map(|&id| stream.push(id)).collect();
     assert!(pieces.iter().all(|p| !p.contains('\u{fffd}')), "{pieces:?}");
     assert_eq!(pieces[..4], ["a", "", "é", ""]);
-    assert_eq!(
-        pieces.concat() + &stream.finish(),
-        tokenizer.decode(&ids, true)
-    );
+    assert_eq!(pieces.concat() + &stream.finish(), tokenizer.decode(&ids, true));
 }
 
 #[test]
@@ -105,11 +93,7 @@ fn streaming_broken_bytes_equals_decoding_them() {
     let bytes = b"a\xf0\x9f\xa6b\xffc\xe6\xbc";
     let ids: Vec<u32> = bytes
         .iter()
-        .map(|&b| {
-            tokenizer
-                .token_id(&alphabet[b as usize].to_string())
-                .unwrap()
-        })
+        .map(|&b| tokenizer.token_id(&alphabet[b as usize].to_string()).unwrap())
         .collect();
     let mut stream = tokenizer.decode_stream();
     let mut text: String = ids.iter().map(|&id| stream.push(id)).collect();
@@ -171,16 +155,11 @@ fn every_wrong_type_is_refused_or_harmless() {
                 .iter()
                 .filter(|(key, _)| !at.ends_with("/vocab") || key.as_str() < "b")
                 .for_each(|(k, v)| {
-                    paths(
-                        v,
-                        format!("{at}/{}", k.replace('~', "~0").replace('/', "~1")),
-                        out,
-                    )
+                    paths(v, format!("{at}/{}", k.replace('~', "~0").replace('/', "~1")), out)
                 }),
-            Value::Array(list) => list
-                .iter()
-                .enumerate()
-                .for_each(|(i, v)| paths(v, format!("{at}/{i}"), out)),
+            Value::Array(list) => {
+                list.iter().enumerate().for_each(|(i, v)| paths(v, format!("{at}/{i}"), out))
+            }
             _ => {}
         }
     }
@@ -241,22 +220,14 @@ fn contradictions_are_refused() {
 
 #[test]
 fn more_grid_merges_than_the_crate_can_index_are_refused() {
-    let letters: Vec<char> = byte_alphabet()
-        .into_iter()
-        .filter(|c| c.is_alphabetic())
-        .collect();
-    let letters: Vec<char> = letters
-        .into_iter()
-        .chain(('\u{4e00}'..'\u{9fff}').take(190))
-        .collect();
+    let letters: Vec<char> = byte_alphabet().into_iter().filter(|c| c.is_alphabetic()).collect();
+    let letters: Vec<char> =
+        letters.into_iter().chain(('\u{4e00}'..'\u{9fff}').take(190)).collect();
     let pairs: Vec<(String, String)> = letters
         .iter()
         .flat_map(|a| letters.iter().map(move |b| (a.to_string(), b.to_string())))
         .collect();
-    let merges: Vec<(&str, &str)> = pairs
-        .iter()
-        .map(|(a, b)| (a.as_str(), b.as_str()))
-        .collect();
+    let merges: Vec<(&str, &str)> = pairs.iter().map(|(a, b)| (a.as_str(), b.as_str())).collect();
     let mut document = document(&[]);
     let vocab = document["model"]["vocab"].as_object_mut().unwrap();
     for letter in &letters {

@@ -40,11 +40,7 @@ impl Blob {
     /// Bytes in memory. `label` names them in errors.
     pub fn from_bytes(bytes: impl Into<Cow<'static, [u8]>>, label: impl Into<String>) -> Blob {
         let bytes = bytes.into();
-        Blob {
-            label: label.into(),
-            len: bytes.len() as u64,
-            place: Place::Memory(bytes),
-        }
+        Blob { label: label.into(), len: bytes.len() as u64, place: Place::Memory(bytes) }
     }
 
     /// An ordinary file; nothing is read yet.
@@ -57,10 +53,7 @@ impl Blob {
         Ok(Blob {
             label: path.display().to_string(),
             len,
-            place: Place::File {
-                file,
-                path: path.to_path_buf(),
-            },
+            place: Place::File { file, path: path.to_path_buf() },
         })
     }
 
@@ -138,9 +131,7 @@ impl Blob {
     /// If the range reaches past the tensor's end.
     pub(super) fn read_f32(&self, tensor: &Stored, start: usize, out: &mut [f32]) -> Result<()> {
         assert!(
-            start
-                .checked_add(out.len())
-                .is_some_and(|end| end <= tensor.info.n_elements()),
+            start.checked_add(out.len()).is_some_and(|end| end <= tensor.info.n_elements()),
             "{} elements from {start} on are not inside shape {:?}",
             out.len(),
             tensor.info.shape
@@ -194,9 +185,7 @@ pub fn read_bounded(path: &Path, max: u64) -> Result<Vec<u8>> {
     }
     let mut bytes = Vec::new();
     // The file may grow between the check and the read.
-    file.take(max + 1)
-        .read_to_end(&mut bytes)
-        .map_err(Error::io(path))?;
+    file.take(max + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
     if bytes.len() as u64 > max {
         return Err(too_large(bytes.len() as u64));
     }
@@ -220,13 +209,7 @@ mod tests {
     use super::*;
 
     fn stored(dtype: DType, n: usize) -> Stored {
-        Stored {
-            info: TensorInfo {
-                dtype,
-                shape: vec![n],
-            },
-            offset: 3,
-        }
+        Stored { info: TensorInfo { dtype, shape: vec![n] }, offset: 3 }
     }
 
     #[test]
@@ -258,11 +241,7 @@ mod tests {
             for (start, len) in [(0, n), (1, n - 1), (CHUNK - 2, 9), (n, 0), (n - 1, 1)] {
                 let mut out = vec![0.0; len];
                 blob.read_f32(&tensor, start, &mut out).unwrap();
-                assert_eq!(
-                    out,
-                    &expected[start..start + len],
-                    "{dtype:?} {start}+{len}"
-                );
+                assert_eq!(out, &expected[start..start + len], "{dtype:?} {start}+{len}");
             }
         }
     }
@@ -287,10 +266,7 @@ mod tests {
     fn folders_and_large_files_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(Blob::open(folder.path()), Err(Error::Io { .. })));
-        assert!(matches!(
-            read_bounded(folder.path(), 9),
-            Err(Error::Io { .. })
-        ));
+        assert!(matches!(read_bounded(folder.path(), 9), Err(Error::Io { .. })));
         let path = folder.path().join("ten");
         std::fs::write(&path, [0; 10]).unwrap();
         assert_eq!(read_bounded(&path, 9).unwrap_err().code(), "format");

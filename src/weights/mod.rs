@@ -69,10 +69,7 @@ pub trait TensorSource {
     /// [`Error::MissingTensor`] or [`Error::TensorShape`].
     fn expect(&self, name: &str, shape: &[usize]) -> Result<()> {
         match self.info(name) {
-            None => Err(Error::MissingTensor {
-                file: self.label().into(),
-                name: name.into(),
-            }),
+            None => Err(Error::MissingTensor { file: self.label().into(), name: name.into() }),
             Some(info) if info.shape != shape => Err(Error::TensorShape {
                 file: self.label().into(),
                 name: name.into(),
@@ -88,10 +85,9 @@ pub trait TensorSource {
     /// # Errors
     /// As [`TensorSource::read_f32`].
     fn read_all(&self, name: &str) -> Result<Vec<f32>> {
-        let info = self.info(name).ok_or_else(|| Error::MissingTensor {
-            file: self.label().into(),
-            name: name.into(),
-        })?;
+        let info = self
+            .info(name)
+            .ok_or_else(|| Error::MissingTensor { file: self.label().into(), name: name.into() })?;
         let mut out = vec![0.0; info.n_elements()];
         self.read_f32(name, 0, &mut out)?;
         Ok(out)

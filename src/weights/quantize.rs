@@ -192,7 +192,8 @@ mod tests {
             .collect();
         let mut searched = row.clone();
         round_trip(Storage::Q4, &mut searched, 32);
-        let mse: f32 = row.iter().zip(&searched).map(|(a, b)| (a - b).powi(2)).sum::<f32>() / 4096.0;
+        let mse: f32 =
+            row.iter().zip(&searched).map(|(a, b)| (a - b).powi(2)).sum::<f32>() / 4096.0;
         // uniform weights, steps of 1/8: the plain scale gives 1/12 · (1/8)² = 1.30e-3
         assert!(mse < 1.45e-3, "{mse}");
     }

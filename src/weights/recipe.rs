@@ -38,22 +38,17 @@ enum Scale {
 impl RecipeSource {
     /// All tensors of a backbone.
     pub fn backbone(config: &ModelConfig, seed: u64) -> RecipeSource {
-        RecipeSource::new(
-            format!("recipe {seed}"),
-            seed,
-            config.tensor_shapes(),
-            |name, shape| {
-                if name == "model.embed_tokens.weight" || name == "lm_head.weight" {
-                    return weight(2.8, config.hidden_size);
-                }
-                match name.rsplit('.').nth(1).unwrap_or_default() {
-                    part if part.ends_with("norm") => Scale::Affine(1.0, 0.25),
-                    "q_proj" | "k_proj" => weight(1.2, shape[1]),
-                    "down_proj" => weight(1.5, shape[1]),
-                    _ => weight(1.0, shape[1]),
-                }
-            },
-        )
+        RecipeSource::new(format!("recipe {seed}"), seed, config.tensor_shapes(), |name, shape| {
+            if name == "model.embed_tokens.weight" || name == "lm_head.weight" {
+                return weight(2.8, config.hidden_size);
+            }
+            match name.rsplit('.').nth(1).unwrap_or_default() {
+                part if part.ends_with("norm") => Scale::Affine(1.0, 0.25),
+                "q_proj" | "k_proj" => weight(1.2, shape[1]),
+                "down_proj" => weight(1.5, shape[1]),
+                _ => weight(1.0, shape[1]),
+            }
+        })
     }
 
     /// All tensors of an adapter.
@@ -63,11 +58,8 @@ impl RecipeSource {
     pub fn adapter(model: &ModelConfig, config: &DeltaConfig, seed: u64) -> Result<RecipeSource> {
         let shapes = config.tensor_shapes(model)?;
         let label = format!("adapter recipe {seed}");
-        Ok(RecipeSource::new(
-            label,
-            seed,
-            shapes,
-            |name, shape| match name.rsplit('.').next().unwrap_or_default() {
+        Ok(RecipeSource::new(label, seed, shapes, |name, shape| {
+            match name.rsplit('.').next().unwrap_or_default() {
                 "beta_bias" => Scale::Affine(-1.5, 0.8),
                 "lambda_bias" => Scale::Affine(1.5, 0.8),
                 "delta_scale_raw" => Scale::Affine(0.0, 1.0),
@@ -75,8 +67,8 @@ impl RecipeSource {
                 "beta_proj" | "lambda_proj" => weight(0.7, shape[1]),
                 part if part.starts_with("delta_") => weight(0.5, shape[1]),
                 _ => weight(1.0, shape[1]),
-            },
-        ))
+            }
+        }))
     }
 
     fn new(
@@ -89,17 +81,11 @@ impl RecipeSource {
             let recipe = Recipe {
                 key: key(seed, &name),
                 scale: scale(&name, &shape),
-                info: TensorInfo {
-                    dtype: DType::F32,
-                    shape,
-                },
+                info: TensorInfo { dtype: DType::F32, shape },
             };
             (name, recipe)
         };
-        RecipeSource {
-            label,
-            tensors: shapes.into_iter().map(recipe).collect(),
-        }
+        RecipeSource { label, tensors: shapes.into_iter().map(recipe).collect() }
     }
 }
 
@@ -117,14 +103,12 @@ impl TensorSource for RecipeSource {
     }
 
     fn read_f32(&self, name: &str, start: usize, out: &mut [f32]) -> Result<()> {
-        let recipe = self.tensors.get(name).ok_or_else(|| Error::MissingTensor {
-            file: self.label.clone(),
-            name: name.into(),
-        })?;
+        let recipe = self
+            .tensors
+            .get(name)
+            .ok_or_else(|| Error::MissingTensor { file: self.label.clone(), name: name.into() })?;
         assert!(
-            start
-                .checked_add(out.len())
-                .is_some_and(|end| end <= recipe.info.n_elements()),
+            start.checked_add(out.len()).is_some_and(|end| end <= recipe.info.n_elements()),
             "{} elements from {start} on are not inside {name}",
             out.len()
         );
@@ -153,9 +137,8 @@ fn mix(mut z: u64) -> u64 {
 }
 
 fn fnv1a64(name: &str) -> u64 {
-    name.bytes().fold(0xCBF2_9CE4_8422_2325, |h, byte| {
-        (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
-    })
+    name.bytes()
+        .fold(0xCBF2_9CE4_8422_2325, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3))
 }
 
 fn key(seed: u64, name: &str) -> u64 {
@@ -178,9 +161,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     fn fixture(name: &str) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("tests/fixtures")
-            .join(name)
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
     }
 
     fn configs(folder: &Path) -> (ModelConfig, DeltaConfig) {
@@ -225,21 +206,13 @@ mod tests {
         let probes = case["probes"].as_object().unwrap();
         assert_eq!(probes.len(), 13);
         for (name, probe) in probes {
-            let source = if backbone.info(name).is_some() {
-                &backbone
-            } else {
-                &adapter
-            };
+            let source = if backbone.info(name).is_some() { &backbone } else { &adapter };
             let values = source.read_all(name).unwrap();
             let number = |v: &serde_json::Value| v.as_f64().unwrap();
             for (x, expected) in values.iter().zip(probe["first4"].as_array().unwrap()) {
                 assert_eq!(*x, number(expected) as f32, "{name}");
             }
-            assert_eq!(
-                values[values.len() - 1],
-                number(&probe["last"]) as f32,
-                "{name}"
-            );
+            assert_eq!(values[values.len() - 1], number(&probe["last"]) as f32, "{name}");
             let sum: f64 = values.iter().map(|&x| f64::from(x)).sum();
             // numpy adds pairwise, so that the last digits differ.
             let expected = number(&probe["sum_f64"]);

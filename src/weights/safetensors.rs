@@ -69,10 +69,7 @@ impl SafetensorsFile {
         blob.read(0, &mut len)?;
         let len = u64::from_le_bytes(len);
         if len > MAX_HEADER_BYTES || len > blob.len() - 8 {
-            return Err(bad(format!(
-                "header of {len} bytes in a file of {}",
-                blob.len()
-            )));
+            return Err(bad(format!("header of {len} bytes in a file of {}", blob.len())));
         }
         let header = blob.read_vec(8, len as usize)?;
         let Header(entries) =
@@ -87,10 +84,7 @@ impl SafetensorsFile {
                 other => return Entry::Other(other),
             };
             Entry::Readable(Stored {
-                info: TensorInfo {
-                    dtype,
-                    shape: entry.shape.0,
-                },
+                info: TensorInfo { dtype, shape: entry.shape.0 },
                 offset: 8 + len + entry.data_offsets.0,
             })
         };
@@ -107,10 +101,7 @@ impl SafetensorsFile {
                 what: format!("{}: tensor `{name}` of type {dtype}", self.blob.label()),
                 reason: "weights are read from F32, F16 and BF16".into(),
             }),
-            None => Err(Error::MissingTensor {
-                file: self.blob.label().into(),
-                name: name.into(),
-            }),
+            None => Err(Error::MissingTensor { file: self.blob.label().into(), name: name.into() }),
         }
     }
 }
@@ -205,9 +196,7 @@ impl SafetensorsShards {
             return Err(bad(format!("{} shards are too many", shards.len())));
         }
         if let Some(name) = shards.iter().find(|name| !is_plain_file_name(name)) {
-            return Err(bad(format!(
-                "shard {name:?} is not the name of a file beside the index"
-            )));
+            return Err(bad(format!("shard {name:?} is not the name of a file beside the index")));
         }
         let mut files = Vec::with_capacity(shards.len());
         for shard in &shards {
@@ -217,10 +206,7 @@ impl SafetensorsShards {
             // Every shard of the map is in the list, by construction.
             let file = &files[shards.partition_point(|s| *s < shard.as_str())];
             if !file.tensors.contains_key(name) {
-                return Err(Error::MissingTensor {
-                    file: file.label().into(),
-                    name: name.clone(),
-                });
+                return Err(Error::MissingTensor { file: file.label().into(), name: name.clone() });
             }
         }
         SafetensorsShards::new(label.into(), files)
@@ -239,20 +225,13 @@ impl SafetensorsShards {
                 }
             }
         }
-        Ok(SafetensorsShards {
-            label,
-            files,
-            owners,
-        })
+        Ok(SafetensorsShards { label, files, owners })
     }
 
     fn owner(&self, name: &str) -> Result<&SafetensorsFile> {
         match self.owners.get(name) {
             Some(&i) => Ok(&self.files[i]),
-            None => Err(Error::MissingTensor {
-                file: self.label.clone(),
-                name: name.into(),
-            }),
+            None => Err(Error::MissingTensor { file: self.label.clone(), name: name.into() }),
         }
     }
 }

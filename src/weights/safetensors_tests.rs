@@ -4,26 +4,13 @@ use safetensors::tensor::TensorView;
 /// A file made by the format's own crate.
 fn sample() -> Vec<u8> {
     let f32s: Vec<u8> = (0..6).flat_map(|i| (i as f32).to_le_bytes()).collect();
-    let halves: Vec<u8> = (0..4)
-        .flat_map(|i| half::bf16::from_f32(i as f32 * 0.5).to_le_bytes())
-        .collect();
+    let halves: Vec<u8> =
+        (0..4).flat_map(|i| half::bf16::from_f32(i as f32 * 0.5).to_le_bytes()).collect();
     let views = [
-        (
-            "f",
-            TensorView::new(StoredType::F32, vec![2, 3], &f32s).unwrap(),
-        ),
-        (
-            "b",
-            TensorView::new(StoredType::BF16, vec![4], &halves).unwrap(),
-        ),
-        (
-            "i",
-            TensorView::new(StoredType::I64, vec![1], &[0; 8]).unwrap(),
-        ),
-        (
-            "e",
-            TensorView::new(StoredType::F16, vec![0, 7], &[]).unwrap(),
-        ),
+        ("f", TensorView::new(StoredType::F32, vec![2, 3], &f32s).unwrap()),
+        ("b", TensorView::new(StoredType::BF16, vec![4], &halves).unwrap()),
+        ("i", TensorView::new(StoredType::I64, vec![1], &[0; 8]).unwrap()),
+        ("e", TensorView::new(StoredType::F16, vec![0, 7], &[]).unwrap()),
     ];
     safetensors::serialize(views, None).unwrap()
 }
@@ -56,10 +43,7 @@ fn reads_what_the_safetensors_crate_wrote() {
     assert_eq!(file.info("b").unwrap().dtype, DType::BF16);
     assert_eq!(file.info("f").unwrap().shape, [2, 3]);
     file.expect("f", &[2, 3]).unwrap();
-    assert_eq!(
-        file.expect("f", &[3, 2]).unwrap_err().code(),
-        "tensor_shape"
-    );
+    assert_eq!(file.expect("f", &[3, 2]).unwrap_err().code(), "tensor_shape");
     assert_eq!(file.expect("x", &[]).unwrap_err().code(), "missing_tensor");
     assert_eq!(file.read_all("x").unwrap_err().code(), "missing_tensor");
 }
@@ -162,24 +146,12 @@ fn shards_act_as_one_file() {
 #[test]
 fn bad_indexes_are_refused() {
     let code = |map: &str| shards(map).err().map_or("accepted", |e| e.code());
-    for name in [
-        "../1.safetensors",
-        "/1.safetensors",
-        "..",
-        ".",
-        "",
-        "a\\\\b",
-        "C:x",
-        "x\\u0000",
-    ] {
+    for name in ["../1.safetensors", "/1.safetensors", "..", ".", "", "a\\\\b", "C:x", "x\\u0000"] {
         assert_eq!(code(&format!(r#"{{"a":"{name}"}}"#)), "format", "{name}");
     }
     assert_eq!(code(r#"{"a":"3.safetensors"}"#), "io");
     assert_eq!(code(r#"{"b":"1.safetensors"}"#), "missing_tensor");
-    assert_eq!(
-        code(r#"{"a":"1.safetensors","a":"2.safetensors"}"#),
-        "format"
-    );
+    assert_eq!(code(r#"{"a":"1.safetensors","a":"2.safetensors"}"#), "format");
     assert_eq!(code(r#"{"a":1}"#), "format");
     assert_eq!(code("[]"), "format");
     assert_eq!(code("{"), "format");
@@ -189,8 +161,6 @@ fn bad_indexes_are_refused() {
 fn a_tensor_in_two_shards_is_refused() {
     let open = |_: &str| SafetensorsFile::from_bytes(sample(), "shard");
     let index = br#"{"weight_map":{"f":"1","b":"2"}}"#;
-    let error = SafetensorsShards::from_index(index, "index", open)
-        .err()
-        .unwrap();
+    let error = SafetensorsShards::from_index(index, "index", open).err().unwrap();
     assert!(error.to_string().contains("is in shard too"), "{error}");
 }

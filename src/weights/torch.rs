@@ -64,18 +64,14 @@ impl TorchFile {
             ));
         }
         if pickle.len > pickle::MAX_PICKLE_BYTES {
-            return Err(bad(format!(
-                "a pickle of {} bytes is too large",
-                pickle.len
-            )));
+            return Err(bad(format!("a pickle of {} bytes is too large", pickle.len)));
         }
         let pickle = blob.read_vec(pickle.offset, pickle.len as usize)?;
         let described = pickle::read_tensors(&pickle).map_err(|refusal| match refusal {
             Refusal::Invalid(reason) => bad(format!("pickle: {reason}")),
-            Refusal::Unsupported(what) => unsupported(
-                what,
-                "only a dict of tensors is read, and nothing in it is executed",
-            ),
+            Refusal::Unsupported(what) => {
+                unsupported(what, "only a dict of tensors is read, and nothing in it is executed")
+            }
         })?;
         let mut tensors = BTreeMap::new();
         for (name, tensor) in described {
@@ -133,10 +129,7 @@ fn place(tensor: &pickle::Tensor, storage: &zip::Entry) -> Option<Stored> {
     }
     let shape = tensor.shape.iter().map(|&d| usize::try_from(d).ok());
     Some(Stored {
-        info: TensorInfo {
-            dtype: tensor.dtype,
-            shape: shape.collect::<Option<_>>()?,
-        },
+        info: TensorInfo { dtype: tensor.dtype, shape: shape.collect::<Option<_>>()? },
         // Inside the archive, because `end` is.
         offset: storage.offset + tensor.offset * size,
     })

@@ -102,11 +102,7 @@ fn archive(entries: &[(&str, &[u8])], quirks: &Quirks) -> Vec<u8> {
         out.extend([1, 0, 0, 0]);
     }
     out.extend(b"PK\x05\x06\0\0\0\0");
-    let (n, start) = if quirks.zip64 {
-        (u16::MAX, u32::MAX)
-    } else {
-        (n, start as u32)
-    };
+    let (n, start) = if quirks.zip64 { (u16::MAX, u32::MAX) } else { (n, start as u32) };
     out.extend(n.to_le_bytes());
     out.extend(n.to_le_bytes());
     out.extend((directory.len() as u32).to_le_bytes());
@@ -154,12 +150,7 @@ fn tensor(class: &str, len: i64, offset: i64, shape: &[i64], stride: &[i64]) -> 
         vec![0x89],
         b"ccollections\nOrderedDict\n)R".to_vec(),
     ]);
-    [
-        b"ctorch._utils\n_rebuild_tensor_v2\n".to_vec(),
-        arguments,
-        b"R".to_vec(),
-    ]
-    .concat()
+    [b"ctorch._utils\n_rebuild_tensor_v2\n".to_vec(), arguments, b"R".to_vec()].concat()
 }
 
 fn dict(items: &[(&str, Vec<u8>)]) -> Vec<u8> {
@@ -184,11 +175,8 @@ const STORAGE: [u8; 24] = {
 };
 
 fn open_with(pickle: &[u8], quirks: &Quirks) -> Result<TorchFile> {
-    let entries: [(&str, &[u8]); 3] = [
-        ("a/data.pkl", pickle),
-        ("a/byteorder", b"little"),
-        ("a/data/0", &STORAGE),
-    ];
+    let entries: [(&str, &[u8]); 3] =
+        [("a/data.pkl", pickle), ("a/byteorder", b"little"), ("a/data/0", &STORAGE)];
     TorchFile::from_bytes(archive(&entries, quirks), "test.pt")
 }
 
@@ -211,16 +199,10 @@ fn shared_storages_offsets_and_zip64_are_read() {
         ("empty", tensor("FloatStorage", 6, 6, &[0, 9], &[9, 1])),
     ]);
     for zip64 in [false, true] {
-        let quirks = Quirks {
-            zip64,
-            ..Quirks::default()
-        };
+        let quirks = Quirks { zip64, ..Quirks::default() };
         let file = open_with(&pickle, &quirks).unwrap();
         assert_eq!(file.names(), ["all", "empty", "one", "scalar", "tail"]);
-        assert_eq!(
-            file.read_all("all").unwrap(),
-            [0.5, 0.5, 0.5, 0.5, 0.5, 1.0]
-        );
+        assert_eq!(file.read_all("all").unwrap(), [0.5, 0.5, 0.5, 0.5, 0.5, 1.0]);
         assert_eq!(file.read_all("tail").unwrap(), [0.5, 1.0]);
         assert_eq!(file.read_all("one").unwrap(), [1.0]);
         assert_eq!(file.read_all("scalar").unwrap(), [1.0]);
@@ -230,11 +212,7 @@ fn shared_storages_offsets_and_zip64_are_read() {
     let halves = open(&dict(&[("h", tensor("HalfStorage", 12, 11, &[1], &[1]))])).unwrap();
     assert_eq!(halves.info("h").unwrap().dtype, DType::F16);
     assert_eq!(halves.read_all("h").unwrap(), [1.875]); // 0x3f80 as f16
-    let brain = open(&dict(&[(
-        "h",
-        tensor("BFloat16Storage", 12, 11, &[1], &[1]),
-    )]))
-    .unwrap();
+    let brain = open(&dict(&[("h", tensor("BFloat16Storage", 12, 11, &[1], &[1]))])).unwrap();
     assert_eq!(brain.read_all("h").unwrap(), [1.0]);
 }
 
@@ -245,14 +223,8 @@ fn foreign_names_are_refused_by_name_and_never_called() {
         ("posix.system", b"cposix\nsystem\nX\x04\0\0\0true\x85R."),
         ("builtins.eval", b"cbuiltins\neval\n."),
         ("torch.DoubleStorage", b"ctorch\nDoubleStorage\n."),
-        (
-            "torch._utils._rebuild_parameter",
-            b"ctorch._utils\n_rebuild_parameter\n.",
-        ),
-        (
-            "collections.OrderedDict.x",
-            b"ccollections\nOrderedDict.x\n.",
-        ),
+        ("torch._utils._rebuild_parameter", b"ctorch._utils\n_rebuild_parameter\n."),
+        ("collections.OrderedDict.x", b"ccollections\nOrderedDict.x\n."),
         (".", b"c\n\n."),
     ];
     for (name, body) in calls {
@@ -293,25 +265,16 @@ fn broken_pickles_are_refused() {
     refuse(b"\x80\x02}(Nu.", "lacks its value");
     refuse(b"\x80\x02}(NNu.", "None as the name");
     refuse(&dict(&[("x", b"K\x05".to_vec())]), "an integer under \"x\"");
-    refuse(
-        &dict(&[("x", good.clone()), ("x", good.clone())]),
-        "listed twice",
-    );
+    refuse(&dict(&[("x", good.clone()), ("x", good.clone())]), "listed twice");
     refuse(b"\x80\x02NQ.", "persistent id");
     refuse(b"\x80\x02NNR.", "without arguments");
     refuse(b"\x80\x02N)R.", "None is called");
-    refuse(
-        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R.",
-        "wrong arguments",
-    );
+    refuse(b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n)R.", "wrong arguments");
     refuse(b"\x80\x02ctorch\nFloatStorage\n)R.", "wrong arguments");
     refuse(b"\x80\x02X\xff\xff\xff\xffabc", "cut short");
     refuse(b"\x80\x02X\x01\0\0\0\xff.", "UTF-8");
     refuse(b"\x80\x02ctorch", "cut short");
-    refuse(
-        &[&b"\x80\x02\x8a\x09"[..], &[1; 9], b"."].concat(),
-        "64 bits",
-    );
+    refuse(&[&b"\x80\x02\x8a\x09"[..], &[1; 9], b"."].concat(), "64 bits");
     // A dict inside itself.
     refuse(b"\x80\x02}q\x00X\x01\0\0\0ah\x00s.", "a dict under");
 }
@@ -331,12 +294,7 @@ fn pickles_that_would_blow_up_are_refused() {
     refuse([b")".to_vec(), b"q\0h\0\x86".repeat(64)].concat(), "nest");
     // Memo slots without end, on one value.
     let slots = (0..1 << 20).flat_map(|i: u32| [&b"r"[..], &i.to_le_bytes()].concat());
-    let slots: Vec<u8> = [
-        b"N".to_vec(),
-        slots.collect(),
-        b"r\xff\xff\xff\xff.".to_vec(),
-    ]
-    .concat();
+    let slots: Vec<u8> = [b"N".to_vec(), slots.collect(), b"r\xff\xff\xff\xff.".to_vec()].concat();
     refuse(slots, "memo slots");
     refuse(vec![b'N'; 9 << 20], "too large");
 }
@@ -348,62 +306,22 @@ fn tensors_outside_their_storage_are_refused() {
         assert!(message.contains(part), "{message} does not mention {part}");
     };
     let max = i64::MAX;
-    refuse(
-        tensor("FloatStorage", 6, 1, &[2, 3], &[3, 1]),
-        "outside its storage",
-    );
-    refuse(
-        tensor("FloatStorage", 6, max, &[6], &[1]),
-        "outside its storage",
-    );
-    refuse(
-        tensor("FloatStorage", 6, 7, &[0], &[1]),
-        "outside its storage",
-    );
-    refuse(
-        tensor("FloatStorage", 7, 0, &[7], &[1]),
-        "outside its storage",
-    );
-    refuse(
-        tensor("FloatStorage", max, 0, &[max], &[1]),
-        "outside its storage",
-    );
-    refuse(
-        tensor("HalfStorage", 6, 0, &[6], &[1]),
-        "outside its storage",
-    );
+    refuse(tensor("FloatStorage", 6, 1, &[2, 3], &[3, 1]), "outside its storage");
+    refuse(tensor("FloatStorage", 6, max, &[6], &[1]), "outside its storage");
+    refuse(tensor("FloatStorage", 6, 7, &[0], &[1]), "outside its storage");
+    refuse(tensor("FloatStorage", 7, 0, &[7], &[1]), "outside its storage");
+    refuse(tensor("FloatStorage", max, 0, &[max], &[1]), "outside its storage");
+    refuse(tensor("HalfStorage", 6, 0, &[6], &[1]), "outside its storage");
     refuse(tensor("FloatStorage", -6, 0, &[6], &[1]), "persistent id");
-    refuse(
-        tensor("FloatStorage", 6, -1, &[6], &[1]),
-        "impossible offset",
-    );
-    refuse(
-        tensor("FloatStorage", 6, 0, &[-6], &[1]),
-        "impossible offset",
-    );
-    refuse(
-        tensor("FloatStorage", 6, 0, &[1; 9], &[1; 9]),
-        "impossible offset",
-    );
-    refuse(
-        tensor("FloatStorage", 6, 0, &[max, max, max], &[1, 1, 1]),
-        "strides",
-    );
-    refuse(
-        tensor("FloatStorage", 6, 0, &[2, 3], &[1, 2]),
-        "strides [1, 2]",
-    );
-    refuse(
-        tensor("FloatStorage", 6, 0, &[1 << 40], &[0]),
-        "strides [0]",
-    );
+    refuse(tensor("FloatStorage", 6, -1, &[6], &[1]), "impossible offset");
+    refuse(tensor("FloatStorage", 6, 0, &[-6], &[1]), "impossible offset");
+    refuse(tensor("FloatStorage", 6, 0, &[1; 9], &[1; 9]), "impossible offset");
+    refuse(tensor("FloatStorage", 6, 0, &[max, max, max], &[1, 1, 1]), "strides");
+    refuse(tensor("FloatStorage", 6, 0, &[2, 3], &[1, 2]), "strides [1, 2]");
+    refuse(tensor("FloatStorage", 6, 0, &[1 << 40], &[0]), "strides [0]");
     refuse(tensor("FloatStorage", 6, 0, &[2, 3], &[1]), "strides [1]");
     let elsewhere = tensor("FloatStorage", 6, 0, &[6], &[1]);
-    let key = elsewhere
-        .windows(6)
-        .position(|w| w == b"X\x01\0\0\x000")
-        .unwrap()
-        + 5;
+    let key = elsewhere.windows(6).position(|w| w == b"X\x01\0\0\x000").unwrap() + 5;
     for other in [b'1', b'/'] {
         let mut elsewhere = elsewhere.clone();
         elsewhere[key] = other;
@@ -420,55 +338,25 @@ fn archives_other_than_torchs_are_refused() {
     };
     let plain = Quirks::default();
     open_with(&pickle, &plain).unwrap();
-    let deflated = Quirks {
-        method: 8,
-        ..plain.clone()
-    };
+    let deflated = Quirks { method: 8, ..plain.clone() };
     refuse(deflated, "compressed or encrypted entry `a/data.pkl`");
-    let encrypted = Quirks {
-        flags: 1,
-        ..plain.clone()
-    };
+    let encrypted = Quirks { flags: 1, ..plain.clone() };
     refuse(encrypted, "compressed or encrypted");
-    let bomb = Quirks {
-        extra_full_size: 1 << 30,
-        ..plain.clone()
-    };
+    let bomb = Quirks { extra_full_size: 1 << 30, ..plain.clone() };
     refuse(bomb, "claims");
-    let longer = Quirks {
-        extra_size: 1 << 30,
-        ..plain.clone()
-    };
+    let longer = Quirks { extra_size: 1 << 30, ..plain.clone() };
     refuse(longer, "inside the file");
-    let renamed = Quirks {
-        local_name: Some("a/data.pkx"),
-        ..plain.clone()
-    };
+    let renamed = Quirks { local_name: Some("a/data.pkx"), ..plain.clone() };
     refuse(renamed, "inside the file");
-    let shifted = Quirks {
-        header_offset: 1,
-        ..plain.clone()
-    };
+    let shifted = Quirks { header_offset: 1, ..plain.clone() };
     refuse(shifted, "inside the file");
-    let outside = Quirks {
-        header_offset: 1 << 20,
-        ..plain.clone()
-    };
+    let outside = Quirks { header_offset: 1 << 20, ..plain.clone() };
     refuse(outside, "past its end");
-    let more = Quirks {
-        entry_count: Some(4),
-        ..plain.clone()
-    };
+    let more = Quirks { entry_count: Some(4), ..plain.clone() };
     refuse(more, "cut short");
-    let none = Quirks {
-        entry_count: Some(0),
-        ..plain.clone()
-    };
+    let none = Quirks { entry_count: Some(0), ..plain.clone() };
     refuse(none, "exactly one");
-    let many = Quirks {
-        entry_count: Some(u16::MAX),
-        ..plain.clone()
-    };
+    let many = Quirks { entry_count: Some(u16::MAX), ..plain.clone() };
     refuse(many, "zip64 locator");
 
     let refuse = |entries: &[(&str, &[u8])], part: &str| {
@@ -476,19 +364,10 @@ fn archives_other_than_torchs_are_refused() {
         let message = file.err().expect(part).to_string();
         assert!(message.contains(part), "{message} does not mention {part}");
     };
-    refuse(
-        &[("a/data.pkl", b"}."), ("a/data.pkl", b"}.")],
-        "listed twice",
-    );
-    refuse(
-        &[("a/data.pkl", b"}."), ("b/data.pkl", b"}.")],
-        "exactly one",
-    );
+    refuse(&[("a/data.pkl", b"}."), ("a/data.pkl", b"}.")], "listed twice");
+    refuse(&[("a/data.pkl", b"}."), ("b/data.pkl", b"}.")], "exactly one");
     refuse(&[("data.pkl", b"}.")], "exactly one");
-    refuse(
-        &[("a/data.pkl", b"}."), ("a/byteorder", b"big")],
-        "big-endian",
-    );
+    refuse(&[("a/data.pkl", b"}."), ("a/byteorder", b"big")], "big-endian");
     assert!(TorchFile::from_bytes(b"\x80\x02\x8a\x0al".to_vec(), "old.pt").is_err());
     assert!(TorchFile::from_bytes(vec![], "empty.pt").is_err());
 }

@@ -25,10 +25,7 @@ pub fn fixtures(is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
 /// An open device, or `None` where the machine has no adapter. A missing adapter is a failure if
 /// `DELTAMEM_REQUIRE_GPU` is set, as it is in CI: a test must never pass for want of a device.
 pub fn gpu(base_tier: bool) -> Option<Gpu> {
-    let options = GpuOptions {
-        base_tier,
-        ..GpuOptions::default()
-    };
+    let options = GpuOptions { base_tier, ..GpuOptions::default() };
     match pollster::block_on(Gpu::open(&options)) {
         Ok(gpu) => Some(gpu),
         Err(e) if std::env::var_os("DELTAMEM_REQUIRE_GPU").is_some() => panic!("{e}"),

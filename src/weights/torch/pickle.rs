@@ -296,11 +296,7 @@ impl<'a> Machine<'a> {
         if len > 8 {
             return invalid("an integer has more than 64 bits");
         }
-        let sign = if bytes.last().is_some_and(|b| b & 0x80 != 0) {
-            0xFF
-        } else {
-            0
-        };
+        let sign = if bytes.last().is_some_and(|b| b & 0x80 != 0) { 0xFF } else { 0 };
         let mut padded = [sign; 8];
         padded[..len].copy_from_slice(bytes);
         self.push(Value::Int(i64::from_le_bytes(padded)))
@@ -387,11 +383,7 @@ impl<'a> Machine<'a> {
             && &**tag == "storage"
             && let Ok(len) = u64::try_from(*len)
         {
-            return self.push(Value::Storage {
-                dtype: *dtype,
-                key: key.clone(),
-                len,
-            });
+            return self.push(Value::Storage { dtype: *dtype, key: key.clone(), len });
         }
         invalid("a persistent id does not describe a storage")
     }

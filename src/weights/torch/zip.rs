@@ -48,9 +48,8 @@ pub fn read_directory(blob: &Blob) -> Result<BTreeMap<String, Entry>> {
     let mut start = le(&record[16..], 4);
     let mut directory_limit = tail_start + end as u64;
     if n_entries == 0xFFFF || len == 0xFFFF_FFFF || start == 0xFFFF_FFFF {
-        let locator_at = directory_limit
-            .checked_sub(20)
-            .ok_or_else(|| bad("the zip64 locator is missing"))?;
+        let locator_at =
+            directory_limit.checked_sub(20).ok_or_else(|| bad("the zip64 locator is missing"))?;
         let locator = blob.read_vec(locator_at, 20)?;
         if !locator.starts_with(END_64_LOCATOR) {
             return Err(bad("the zip64 locator is missing"));
@@ -69,10 +68,7 @@ pub fn read_directory(blob: &Blob) -> Result<BTreeMap<String, Entry>> {
             "a directory of {n_entries} entries and {len} bytes is too large"
         )));
     }
-    if start
-        .checked_add(len)
-        .is_none_or(|end| end > directory_limit)
-    {
+    if start.checked_add(len).is_none_or(|end| end > directory_limit) {
         return Err(bad("the directory lies outside the file"));
     }
     let directory = blob.read_vec(start, len as usize)?;
@@ -133,11 +129,7 @@ fn locate(blob: &Blob, name: &[u8], local: u64, len: u64) -> Result<Option<Entry
 /// Full size, stored size and local header position, from the zip64 field where the 32-bit ones
 /// are saturated.
 fn sizes(header: &[u8], mut extra: &[u8]) -> Option<[u64; 3]> {
-    let mut values = [
-        le(&header[24..], 4),
-        le(&header[20..], 4),
-        le(&header[42..], 4),
-    ];
+    let mut values = [le(&header[24..], 4), le(&header[20..], 4), le(&header[42..], 4)];
     if values.iter().all(|&v| v != 0xFFFF_FFFF) {
         return Some(values);
     }

@@ -1,4 +1,5 @@
-// The k largest logits with all ties of the k-th, and Σ exp((logit − max) / temperature)
+// The k largest logits with all ties of the k-th, and Σ exp((logit − max) / temperature); a NaN
+// counts and is reported as −∞
 // logits: [vocab] f32
 // result: [4 + 2·CAPACITY] u32: count, bits of the sum, bits of the maximum, 0, then (id, bits of
 //   the logit) in no particular order; a count above CAPACITY says that some did not fit
@@ -15,28 +16,33 @@ struct Params {
 @group(0) @binding(10) var<storage, read_write> result: array<u32>;
 
 #import reduce
+#import order
 
 var<workgroup> histogram: array<atomic<u32>, 256>;
 var<workgroup> prefix: u32;    // the bytes of the k-th key found so far
 var<workgroup> remaining: u32; // how many of the k lie at or below the current byte
 var<workgroup> count: atomic<u32>;
 
-// Larger floats give larger keys.
-fn key_of(value: f32) -> u32 {
-    let bits = bitcast<u32>(value);
-    return select(bits | 0x80000000u, ~bits, (bits & 0x80000000u) != 0u);
+// The bits of the logit that has this key.
+fn bits_of(key: u32) -> u32 {
+    return select(~key, key & 0x7fffffffu, key >= 0x80000000u);
+}
+
+// Logit i as a finite number.
+fn finite_logit(i: u32) -> f32 {
+    return clamp(bitcast<f32>(bits_of(key_of(logits[i]))), -3.4e38, 3.4e38);
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(local_invocation_index) lane: u32) {
     var largest = -3.4e38;
     for (var i = lane; i < params.n; i += WORKGROUP_SIZE) {
-        largest = max(largest, logits[i]);
+        largest = max(largest, finite_logit(i));
     }
     largest = reduce_max(lane, largest);
     var sum = 0.0;
     for (var i = lane; i < params.n; i += WORKGROUP_SIZE) {
-        sum += exp(max((logits[i] - largest) * step.inverse_temperature, -80.0));
+        sum += exp(max((finite_logit(i) - largest) * step.inverse_temperature, -80.0));
     }
     sum = reduce_add(lane, sum);
 
@@ -86,7 +92,7 @@ fn main(@builtin(local_invocation_index) lane: u32) {
                 let slot = atomicAdd(&count, 1u);
                 if (slot < CAPACITY) {
                     result[4u + 2u * slot] = i;
-                    result[5u + 2u * slot] = bitcast<u32>(logits[i]);
+                    result[5u + 2u * slot] = bits_of(key);
                 }
             }
         }

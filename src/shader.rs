@@ -35,6 +35,7 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("weight_f16_native", include_str!("../shaders/lib/weight_f16_native.wgsl")),
     ("weight_q8", include_str!("../shaders/lib/weight_q8.wgsl")),
     ("weight_q4", include_str!("../shaders/lib/weight_q4.wgsl")),
+    ("order", include_str!("../shaders/lib/order.wgsl")),
     ("kv_f32", include_str!("../shaders/lib/kv_f32.wgsl")),
     ("kv_f16", include_str!("../shaders/lib/kv_f16.wgsl")),
 ];

@@ -221,6 +221,6 @@ fn the_browser_prelude_comes_first_and_only_where_needed() {
 #[test]
 fn a_broken_shader_is_noticed() {
     let variant = variants(SPECS[0])[0];
-    let broken = shader::source("argmax", &variant).replace("best = value", "best = index");
+    let broken = shader::source("argmax", &variant).replace("best = key;", "best = 1.0;");
     assert!(parse(&broken).is_err());
 }

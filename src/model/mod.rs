@@ -6,7 +6,7 @@ mod load;
 pub use load::{DEFAULT_CHUNK, DEFAULT_CONTEXT, LoadOptions, context_window};
 
 use crate::config::{DeltaConfig, ModelConfig};
-use crate::engine::{Call, Outputs, RepetitionPenalty, TopK, Wanted, WantedLogits};
+use crate::engine::{Call, MAX_TOP_K, Outputs, RepetitionPenalty, TopK, Wanted, WantedLogits};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::{Op, Step};
@@ -181,7 +181,8 @@ impl Model {
                 n_past: self.n_past as u32,
                 n_groups: n_groups as u32,
                 inverse_temperature: match wanted.logits {
-                    WantedLogits::TopK { temperature, .. } => 1.0 / temperature,
+                    // finite, so that 0 · inverse stays 0
+                    WantedLogits::TopK { temperature, .. } => (1.0 / temperature).min(f32::MAX),
                     _ => 1.0,
                 },
             };
@@ -423,6 +424,7 @@ impl TopK {
         let mut candidates: Vec<(u32, f32)> =
             pairs.map(|pair| (pair[0], f32::from_bits(pair[1]))).collect();
         candidates.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        candidates.truncate(MAX_TOP_K); // ties may lie beyond
         TopK { candidates, sum_exp: f32::from_bits(words[1]) }
     }
 }

@@ -34,10 +34,10 @@ pub struct KvCache {
 }
 
 /// Appends the keys and values of new tokens; with `f16` each number is first rounded to what an
-/// f16 cache can hold.
+/// f16 cache can hold, at most ±65504.
 pub fn kv_write(cache: &mut KvCache, k: &[f32], v: &[f32], f16: bool) {
     let stored = |x: &f32| match f16 {
-        true => half::f16::from_f32(*x).to_f32(),
+        true => half::f16::from_f32(x.clamp(-65504.0, 65504.0)).to_f32(),
         false => *x,
     };
     cache.k.extend(k.iter().map(stored));

@@ -16,11 +16,20 @@ pub fn repetition_penalty(logits: &mut [f32], repetition: &RepetitionPenalty) {
     }
 }
 
-/// The index of the largest logit, the lowest on ties.
+/// A logit as it is compared: NaN counts as the smallest, and −0 as 0, so that equal logits are
+/// told apart by id alone.
+fn order(logit: f32) -> f32 {
+    match logit.is_nan() {
+        true => f32::NEG_INFINITY,
+        false => logit + 0.0,
+    }
+}
+
+/// The index of the largest logit, the lowest on ties; NaN counts as the smallest.
 pub fn argmax(logits: &[f32]) -> u32 {
     let mut best = 0;
     for (index, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] {
+        if order(*logit) > order(logits[best]) {
             best = index;
         }
     }
@@ -30,11 +39,6 @@ pub fn argmax(logits: &[f32]) -> u32 {
 /// The `k` largest logits (1 to [`MAX_TOP_K`]) with all that tie with the last of them, as far as
 /// [`MAX_TOP_K`] allows, and the sum of exp((logit − largest) / temperature) over all.
 pub fn top_k(logits: &[f32], k: usize, temperature: f32) -> TopK {
-    // NaN counts as the smallest logit, and −0 as 0, so that equal logits sort by id.
-    let order = |logit: f32| match logit.is_nan() {
-        true => f32::NEG_INFINITY,
-        false => logit + 0.0,
-    };
     let mut candidates: Vec<(u32, f32)> = (0..).zip(logits.iter().copied().map(order)).collect();
     candidates.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     let Some(&(_, largest)) = candidates.first() else {

@@ -1,0 +1,200 @@
+//! rope_kv and attention, with both forms of the KV cache.
+
+use crate::bench::*;
+use deltamem::kernels::{self, AttentionParams, RopeKvParams};
+use deltamem::reference::{self, KvCache};
+use deltamem::rope::RopeTable;
+use deltamem::shader::Storage;
+use half::f16;
+
+const KV: [Storage; 2] = [Storage::F32, Storage::F16];
+
+/// A cache with these contents on the device.
+fn upload(bench: &Bench, values: &[f32], kv: Storage) -> wgpu::Buffer {
+    match kv {
+        Storage::F16 => {
+            let pair = |p: &[f32]| {
+                let bits = |x: f32| u32::from(f16::from_f32(x).to_bits());
+                bits(p[0]) | bits(p[1]) << 16
+            };
+            bench.words(&values.chunks(2).map(pair).collect::<Vec<u32>>())
+        }
+        _ => bench.floats(values),
+    }
+}
+
+fn download(bench: &Bench, cache: &wgpu::Buffer, kv: Storage) -> Vec<f32> {
+    let words = bench.read_words(cache);
+    match kv {
+        Storage::F16 => words
+            .iter()
+            .flat_map(|w| [*w as u16, (w >> 16) as u16])
+            .map(|bits| f16::from_bits(bits).to_f32())
+            .collect(),
+        _ => words.into_iter().map(f32::from_bits).collect(),
+    }
+}
+
+struct Heads {
+    q: usize,
+    kv: usize,
+    dim: usize,
+}
+
+const SMOLLM3: Heads = Heads { q: 16, kv: 4, dim: 128 };
+/// Pairs straddle the middle of a head.
+const ODD: Heads = Heads { q: 3, kv: 3, dim: 6 };
+const SMALL: Heads = Heads { q: 6, kv: 2, dim: 24 };
+const WIDEST: Heads = Heads { q: 2, kv: 1, dim: 256 };
+
+fn check_rope_kv(kv: Storage, heads: &Heads, n_tokens: usize, n_past: usize, scale: f32) {
+    let Some(mut bench) = bench(kv, 8, heads.dim) else { return };
+    let (q_len, kv_len) = (heads.q * heads.dim, heads.kv * heads.dim);
+    let stride = q_len + 2 * kv_len;
+    let n_positions = n_past + n_tokens + 2;
+    let table = RopeTable::new(5e6, heads.dim, n_positions);
+    for use_rope in [true, false] {
+        // v comes from a buffer of its own, as it does after q/k norms
+        let qk = noise(n_tokens * stride, 1, scale);
+        let v = noise(n_tokens * stride, 2, scale);
+        let gather = |from: &[f32], at: usize, len: usize| -> Vec<f32> {
+            from.chunks(stride).flat_map(|token| token[at..at + len].to_vec()).collect()
+        };
+        let (mut q, mut k) = (gather(&qk, 0, q_len), gather(&qk, q_len, kv_len));
+        if use_rope {
+            reference::rope(&mut q, heads.q, &table, n_past);
+            reference::rope(&mut k, heads.kv, &table, n_past);
+        }
+        let mut new = KvCache::default();
+        let v_new = gather(&v, q_len + kv_len, kv_len);
+        reference::kv_write(&mut new, &k, &v_new, kv == Storage::F16);
+        // what was there before and what lies behind must stay
+        let before = |seed| -> Vec<f32> {
+            let values = noise(n_positions * kv_len, seed, 2.0);
+            values.iter().map(|x| f16::from_f32(*x).to_f32()).collect()
+        };
+        let with = |mut cache: Vec<f32>, new: &[f32]| {
+            cache[n_past * kv_len..][..new.len()].copy_from_slice(new);
+            cache
+        };
+
+        let (qk, v) = (bench.floats(&qk), bench.floats(&v));
+        let pairs = table.cos.iter().zip(&table.sin);
+        let rope = bench.floats(&pairs.flat_map(|(c, s)| [*c, *s]).collect::<Vec<f32>>());
+        let keys = upload(&bench, &before(3), kv);
+        let values = upload(&bench, &before(4), kv);
+        let q_out = bench.floats(&vec![0.0; n_tokens * q_len]);
+        let params = RopeKvParams {
+            n_heads: heads.q as u32,
+            n_kv_heads: heads.kv as u32,
+            stride: stride as u32,
+            use_rope: use_rope.into(),
+        };
+        let caches = (&keys, &values);
+        let (gpu, kernels) = (&bench.gpu, &mut bench.kernels);
+        let op = made(kernels::rope_kv(kernels, gpu, params, &qk, &v, &rope, caches, &q_out));
+        bench.run(step(n_tokens, n_past, 0), &[op]);
+
+        let what = format!("rope_kv {}×{} {} {scale}", heads.q, heads.dim, kv.name());
+        // two products and their sum
+        let exact = Tolerance::new(scale * 2e-7, 1e-6);
+        assert_close(&what, &bench.read(&q_out), &q, exact);
+        // pack2x16float may round either way: a unit of f16 in the last place, 2⁻¹⁰, and a
+        // subnormal one
+        let cached = if kv == Storage::F16 { Tolerance::new(6e-8, 1e-3) } else { exact };
+        let found = download(&bench, &keys, kv);
+        assert_close(&format!("{what}, keys"), &found, &with(before(3), &new.k), cached);
+        let found = download(&bench, &values, kv);
+        assert_close(&format!("{what}, values"), &found, &with(before(4), &new.v), cached);
+    }
+}
+
+#[test]
+fn rope_kv_matches_reference() {
+    for kv in KV {
+        check_rope_kv(kv, &SMOLLM3, 2, 60, 2.0);
+        check_rope_kv(kv, &SMALL, 3, 0, 2.0);
+        check_rope_kv(kv, &ODD, 5, 7, 2.0);
+        check_rope_kv(kv, &WIDEST, 2, 1, 2.0);
+        // beyond f16, where the cache holds its largest number; and nothing at all
+        check_rope_kv(kv, &SMALL, 2, 3, 1e6);
+        check_rope_kv(kv, &SMALL, 2, 3, 0.0);
+    }
+}
+
+/// Attention over a cache that already holds the chunk's own tokens.
+fn check_attention(
+    bench: &mut Bench,
+    kv: Storage,
+    heads: &Heads,
+    (n_past, n_tokens): (usize, usize),
+    (q, mut cache): (Vec<f32>, KvCache),
+) {
+    let kept = |x: &mut f32| *x = f16::from_f32(*x).to_f32();
+    if kv == Storage::F16 {
+        cache.k.iter_mut().for_each(kept);
+        cache.v.iter_mut().for_each(kept);
+    }
+    let expected = reference::attention(&q, &cache, n_past, heads.q, heads.kv, heads.dim);
+    let q_len = heads.q * heads.dim;
+    let o_stride = q_len + 2;
+    let expected = strided(&expected, q_len, o_stride, 777.0);
+
+    let q = bench.floats(&q);
+    // positions behind the chunk hold what must not be seen
+    let beyond = vec![9e3; 3 * heads.kv * heads.dim];
+    let keys = upload(bench, &[&cache.k[..], &beyond].concat(), kv);
+    let values = upload(bench, &[&cache.v[..], &beyond].concat(), kv);
+    let o = bench.floats(&vec![777.0; n_tokens * o_stride]);
+    let params = AttentionParams {
+        n_heads: heads.q as u32,
+        n_kv_heads: heads.kv as u32,
+        o_stride: o_stride as u32,
+        scale: (heads.dim as f32).powf(-0.5),
+    };
+    let op =
+        made(kernels::attention(&mut bench.kernels, &bench.gpu, params, &q, (&keys, &values), &o));
+    bench.run(step(n_tokens, n_past, 0), &[op]);
+    let (name, dim) = (kv.name(), heads.dim);
+    let what = format!("attention {name} {n_past}+{n_tokens} d {dim} on {}", bench.tier);
+    // weights are relative to 3e-6 (exp of a sum of d products); the values they mix are below 1e5
+    let largest = cache.v.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+    assert_close(&what, &bench.read(&o), &expected, Tolerance::new(5e-6 * largest, 1e-5));
+}
+
+fn random(heads: &Heads, n_past: usize, n_tokens: usize, scale: f32) -> (Vec<f32>, KvCache) {
+    let n = (n_past + n_tokens) * heads.kv * heads.dim;
+    let cache = KvCache { k: noise(n, 6, scale), v: noise(n, 7, 2.0) };
+    (noise(n_tokens * heads.q * heads.dim, 5, scale), cache)
+}
+
+#[test]
+fn attention_matches_reference() {
+    for kv in KV {
+        for bench in &mut benches(kv, 8, 128) {
+            // key counts on both sides of a tile of 64 and of 8
+            check_attention(bench, kv, &SMOLLM3, (62, 4), random(&SMOLLM3, 62, 4, 2.0));
+            check_attention(bench, kv, &SMOLLM3, (0, 2), random(&SMOLLM3, 0, 2, 2.0));
+            check_attention(bench, kv, &SMOLLM3, (200, 1), random(&SMOLLM3, 200, 1, 4.0));
+        }
+        for bench in &mut benches(kv, 8, SMALL.dim) {
+            check_attention(bench, kv, &SMALL, (0, 3), random(&SMALL, 0, 3, 2.0));
+            check_attention(bench, kv, &SMALL, (6, 3), random(&SMALL, 6, 3, 2.0));
+            // one key takes all; all keys are alike; nothing
+            let extreme = random(&SMALL, 20, 2, 2e4);
+            check_attention(bench, kv, &SMALL, (20, 2), extreme);
+            let (q, mut cache) = random(&SMALL, 20, 2, 2.0);
+            cache.k.fill(0.25);
+            check_attention(bench, kv, &SMALL, (20, 2), (q, cache));
+            let (q, mut cache) = random(&SMALL, 9, 2, 0.0);
+            cache.v.iter_mut().for_each(|v| *v *= 6e4);
+            check_attention(bench, kv, &SMALL, (9, 2), (q, cache));
+        }
+        for bench in &mut benches(kv, 8, WIDEST.dim) {
+            check_attention(bench, kv, &WIDEST, (70, 2), random(&WIDEST, 70, 2, 2.0));
+        }
+        for bench in &mut benches(kv, 8, ODD.dim) {
+            check_attention(bench, kv, &ODD, (0, 9), random(&ODD, 0, 9, 2.0));
+        }
+    }
+}

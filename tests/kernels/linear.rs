@@ -1,0 +1,135 @@
+//! embed, matvec and matmul in every weight format, whole and in parts.
+
+use crate::bench::*;
+use deltamem::kernels::{self, LinearTarget};
+use deltamem::reference::{self, Output};
+use deltamem::shader::Storage;
+
+/// A marker in places that a kernel must leave alone.
+const UNTOUCHED: f32 = 777.0;
+
+struct Product {
+    n_tokens: usize,
+    k: usize,
+    n_rows: usize,
+    /// Floats from token to token in y.
+    y_stride: usize,
+    scale: f32,
+    part_rows: Option<usize>,
+}
+
+const SIZES: &[Product] = &[
+    // SmolLM3: the hidden vector, then the down projection
+    Product { n_tokens: 2, k: 2048, n_rows: 70, y_stride: 70, scale: 1.0, part_rows: None },
+    Product { n_tokens: 1, k: 11008, n_rows: 21, y_stride: 24, scale: 1.0, part_rows: Some(8) },
+    // odd: k fills neither a quad, a block nor a tile
+    Product { n_tokens: 3, k: 50, n_rows: 37, y_stride: 41, scale: 1.0, part_rows: Some(5) },
+    Product { n_tokens: 33, k: 35, n_rows: 65, y_stride: 65, scale: 1.0, part_rows: Some(33) },
+    Product { n_tokens: 1, k: 1, n_rows: 1, y_stride: 1, scale: 1.0, part_rows: None },
+    // extreme: products of 1e8, none at all, tiny ones
+    Product { n_tokens: 2, k: 100, n_rows: 9, y_stride: 9, scale: 2e4, part_rows: None },
+    Product { n_tokens: 2, k: 64, n_rows: 9, y_stride: 9, scale: 0.0, part_rows: None },
+    Product { n_tokens: 2, k: 64, n_rows: 9, y_stride: 9, scale: 1e-3, part_rows: None },
+];
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Form {
+    Matvec,
+    OneToken,
+    Matmul,
+}
+
+fn check(form: Form) {
+    for mut bench in benches(Storage::F32, 8, 128) {
+        for (size, storage) in SIZES.iter().flat_map(|s| STORAGES.map(|storage| (s, storage))) {
+            let &Product { n_tokens, k, n_rows, y_stride, scale, part_rows } = size;
+            if form == Form::OneToken && n_tokens != 1 {
+                continue;
+            }
+            let x = noise(n_tokens * k, 1, scale);
+            let w = noise(n_rows * k, 2, scale);
+            let matrix = bench.matrix(&w, k, storage, part_rows);
+            assert_eq!(matrix.parts.len(), part_rows.map_or(1, |n| n_rows.div_ceil(n)));
+            let w = stored(storage, &w, k);
+            for accumulate in [false, true] {
+                let before = noise(n_tokens * n_rows, 3, scale);
+                let mut expected = before.clone();
+                let output = if accumulate { Output::Add } else { Output::Store };
+                reference::matmul(&x, &w, k, &mut expected, output);
+                let expected = strided(&expected, n_rows, y_stride, UNTOUCHED);
+
+                let x = bench.floats(&strided(&x, k, k.next_multiple_of(4), 0.0));
+                let y = bench.floats(&strided(&before, n_rows, y_stride, UNTOUCHED));
+                let target = LinearTarget { y: &y, y_stride, accumulate };
+                let (gpu, kernels) = (&bench.gpu, &mut bench.kernels);
+                let ops = match form {
+                    Form::Matmul => made(kernels::matmul(kernels, gpu, &matrix, &x, target)),
+                    _ => {
+                        let one_token = form == Form::OneToken;
+                        made(kernels::matvec(kernels, gpu, &matrix, &x, target, one_token))
+                    }
+                };
+                bench.run(step(n_tokens, 0, 0), &ops);
+                let what = format!(
+                    "{form:?} {} {n_tokens}×{k}→{n_rows} ×{scale} add {accumulate} on {}",
+                    storage.name(),
+                    bench.tier
+                );
+                let tolerance = Tolerance::sum(k, scale * scale / 4.0);
+                assert_close(&what, &bench.read(&y), &expected, tolerance);
+            }
+        }
+    }
+}
+
+#[test]
+fn matvec_matches_reference() {
+    check(Form::Matvec);
+    check(Form::OneToken);
+}
+
+#[test]
+fn matmul_matches_reference() {
+    check(Form::Matmul);
+}
+
+#[test]
+fn embed_matches_reference() {
+    for mut bench in benches(Storage::F32, 8, 128) {
+        for storage in STORAGES {
+            for (vocab, hidden, scale, part_rows) in [
+                (300, 2048, 1.0, Some(70)),
+                (300, 2048, 1.0, None),
+                (11, 50, 1.0, Some(4)),
+                (11, 50, 6e4, None),
+                (7, 33, 0.0, Some(1)),
+            ] {
+                let table = noise(vocab * hidden, 4, scale);
+                let last = vocab as u32 - 1;
+                let tokens = [0, last, last / 2, 3, 3, 4];
+                let stride = hidden.next_multiple_of(4);
+                let expected = reference::embed(&tokens, &stored(storage, &table, hidden), hidden);
+                // the padding is written with the row's own, which is zero
+                let expected = strided(&expected, hidden, stride, 0.0);
+
+                let matrix = bench.matrix(&table, hidden, storage, part_rows);
+                let ids = bench.words(&tokens);
+                let x = bench.floats(&vec![UNTOUCHED; (tokens.len() + 1) * stride]);
+                let (gpu, kernels) = (&bench.gpu, &mut bench.kernels);
+                let ops = made(kernels::embed(kernels, gpu, &matrix, &ids, &x));
+                bench.run(step(tokens.len(), 0, 0), &ops);
+                let found = bench.read(&x);
+                let (found, beyond) = found.split_at(expected.len());
+                let what = format!("embed {} {vocab}×{hidden} on {}", storage.name(), bench.tier);
+                // q8 goes through unpack4x8snorm, which divides by 127
+                let tolerance = match storage {
+                    Storage::Q8 => Tolerance::new(0.0, 1e-6),
+                    _ => EXACT,
+                };
+                // padding of a quantised block decodes to 0 · scale or (8 − 8) · scale
+                assert_close(&what, found, &expected, tolerance);
+                assert_eq!(beyond, vec![UNTOUCHED; stride], "{what}: past the last token");
+            }
+        }
+    }
+}

@@ -36,7 +36,7 @@ impl KvCache {
 /// Bytes of one layer's keys (its values take as many).
 fn layer_bytes(config: &ModelConfig, storage: Storage, context_window: usize) -> u64 {
     let element = if storage == Storage::F16 { 2 } else { 4 };
-    (context_window * config.kv_size()) as u64 * element
+    context_window as u64 * config.kv_size() as u64 * element
 }
 
 /// Bytes of the whole cache.

@@ -119,14 +119,18 @@ impl Buffers {
         options: &LoadOptions,
         context_window: usize,
     ) -> Result<Buffers> {
-        let t = options.chunk;
-        let padded = |n: usize| n.next_multiple_of(4);
-        let floats = async |label: &str, n: usize| gpu.storage(label, 4 * n as u64).await;
-        let qkv = config.q_size() + 2 * config.kv_size();
+        let t = options.chunk as u64;
+        let padded = |n: usize| n.next_multiple_of(4) as u64;
+        let floats = async |label: &str, n: u64| gpu.storage(label, 4 * n).await;
+        let qkv = (config.q_size() + 2 * config.kv_size()) as u64;
         let h = padded(config.hidden_size);
+        // the device's limit is asked first, as the table takes as much host memory
+        let rope_table =
+            floats("rope table", context_window as u64 * config.head_dim as u64).await?;
         let rope = RopeTable::new(config.rope_theta, config.head_dim, context_window);
         let pairs = rope.cos.iter().zip(&rope.sin);
         let table: Vec<f32> = pairs.flat_map(|(&cos, &sin)| [cos, sin]).collect();
+        gpu.queue.write_buffer(&rope_table, 0, bytemuck::cast_slice(&table));
         let qk_normed = if config.has_qk_norm() { t * qkv } else { 1 };
         Ok(Buffers {
             tokens: floats("tokens", t).await?,
@@ -136,22 +140,22 @@ impl Buffers {
             normed: floats("normed", t * h).await?,
             qkv: floats("qkv", t * qkv).await?,
             qk_normed: floats("qk normed", qk_normed).await?,
-            query: floats("query", t * config.q_size()).await?,
+            query: floats("query", t * config.q_size() as u64).await?,
             attended: floats("attended", t * padded(config.q_size())).await?,
-            gate_up: floats("gate and up", t * 2 * config.intermediate_size).await?,
+            gate_up: floats("gate and up", t * 2 * config.intermediate_size as u64).await?,
             activated: floats("activated", t * padded(config.intermediate_size)).await?,
-            raw: floats("memory rows", t * sizes.raw_stride).await?,
-            projected: floats("projected memory rows", t * 6 * sizes.n_rows).await?,
-            reads: floats("reads", t * sizes.n_rows).await?,
-            delta_output: floats("delta of the output", t * config.hidden_size).await?,
-            state: floats("memory state", dims.len()).await?,
-            rope_table: gpu.storage_with("rope table", &table).await?,
-            final_normed: floats("final normed", options.logits_rows * h).await?,
-            logits: floats("logits", options.logits_rows * config.vocab_size).await?,
-            penalty_ids: floats("penalised tokens", 2 + config.vocab_size).await?,
+            raw: floats("memory rows", t * sizes.raw_stride as u64).await?,
+            projected: floats("projected memory rows", t * 6 * sizes.n_rows as u64).await?,
+            reads: floats("reads", t * sizes.n_rows as u64).await?,
+            delta_output: floats("delta of the output", t * config.hidden_size as u64).await?,
+            state: floats("memory state", dims.len() as u64).await?,
+            rope_table,
+            final_normed: floats("final normed", options.logits_rows as u64 * h).await?,
+            logits: floats("logits", options.logits_rows as u64 * config.vocab_size as u64).await?,
+            penalty_ids: floats("penalised tokens", 2 + config.vocab_size as u64).await?,
             argmax: floats("argmax", 1).await?,
             top_k_settings: floats("top-k settings", 1).await?,
-            top_k: floats("top-k", 4 + 2 * TOP_K_CAPACITY as usize).await?,
+            top_k: floats("top-k", 4 + 2 * u64::from(TOP_K_CAPACITY)).await?,
         })
     }
 }
@@ -202,8 +206,10 @@ impl Model {
         options: &LoadOptions,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Model> {
-        if options.chunk == 0 || options.logits_rows == 0 {
-            return Err(Error::Setting { name: "chunk", reason: "must be at least 1".into() });
+        for (name, value) in [("chunk", options.chunk), ("logits_rows", options.logits_rows)] {
+            if value == 0 {
+                return Err(Error::Setting { name, reason: "must be at least 1".into() });
+            }
         }
         if !matches!(options.kv, Storage::F32 | Storage::F16) {
             return Err(Error::Setting {
@@ -224,14 +230,16 @@ impl Model {
         }
         let dims = match delta {
             Some(delta) => delta.memory_dims(config)?,
-            // a rank of 1 keeps the buffers and shaders that nothing uses valid
-            None => MemoryDims { layers: Vec::new(), num_state_heads: 1, rank: 1 },
+            None => MemoryDims::default(),
         };
         let context_window = context_window(config, options.context_window)?;
         let sizes = MemorySizes::new(delta);
+        let chunk = options.chunk.min(context_window).min(most_tokens(&gpu, sizes.n_rows));
+        let logits_rows = options.logits_rows.min(chunk);
+        let options = &LoadOptions { chunk, logits_rows, ..options.clone() };
         let kernels = Kernels::new(&gpu, options.kv, dims.rank, config.head_dim).await?;
-        let buffers = Buffers::new(&gpu, config, &sizes, &dims, options, context_window).await?;
         let cache = KvCache::new(&gpu, config, options.kv, context_window).await?;
+        let buffers = Buffers::new(&gpu, config, &sizes, &dims, options, context_window).await?;
         let mut loader = Loader {
             upload: Uploader::new(&gpu, total, progress),
             kernels,
@@ -289,12 +297,22 @@ impl Model {
         if self.groups.as_ref().is_some_and(|g| g.capacity >= n_groups) {
             return Ok(());
         }
-        let capacity = n_groups.next_power_of_two();
         let sizes = MemorySizes::new(Some(delta));
+        let most = most_tokens(&self.gpu, sizes.n_rows);
+        if n_groups > most {
+            return Err(Error::DeviceLimit {
+                what: "a call with so many messages or sentences".into(),
+                needed: n_groups as u64,
+                limit: most as u64,
+                advice: "feed the text in several calls",
+            });
+        }
+        let capacity = n_groups.next_power_of_two();
         let (gpu, kernels, buffers) = (&self.gpu, &mut self.kernels, &self.buffers);
-        let mean_floats = self.dims.layers.len() * capacity * sizes.raw_stride;
-        let mean = gpu.storage("group means", 4 * mean_floats as u64).await?;
-        let projected_bytes = (4 * capacity * 6 * sizes.n_rows) as u64;
+        let row_bytes = 4 * capacity as u64 * sizes.raw_stride as u64;
+        let mean_bytes = self.dims.layers.len() as u64 * row_bytes;
+        let mean = gpu.storage("group means", mean_bytes).await?;
+        let projected_bytes = 4 * capacity as u64 * 6 * sizes.n_rows as u64;
         let projected = gpu.storage("projected group means", projected_bytes).await?;
         let mut accumulate = Vec::new();
         let mut write = Vec::new();
@@ -322,6 +340,12 @@ impl Model {
         self.groups = Some(GroupWrites { capacity, mean, accumulate, write });
         Ok(())
     }
+}
+
+/// Most tokens (or write groups) that a dispatch over tokens and over their memory rows can have.
+fn most_tokens(gpu: &Gpu, n_rows: usize) -> usize {
+    let workgroups = gpu.tier.max_workgroups as usize;
+    workgroups.min(workgroups.saturating_mul(kernels::ELEMENTWISE as usize) / n_rows.max(1))
 }
 
 fn project_params(

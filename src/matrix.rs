@@ -208,3 +208,25 @@ fn encode_rows(storage: Storage, rows: &[f32], k: usize) -> (Vec<u8>, Vec<u8>) {
     }
     (values, scales)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_encoded_one_after_the_other_in_every_storage() {
+        let (n, k) = (7, 45);
+        let rows: Vec<f32> = (0..n * k).map(|i| (i as f32 * 0.7).sin()).collect();
+        for storage in [Storage::F32, Storage::F16, Storage::Q8, Storage::Q4] {
+            let (values, scales) = encode_rows(storage, &rows, k);
+            let (value_bytes, scale_bytes) = row_bytes(storage, k);
+            assert_eq!((values.len(), scales.len()), (n * value_bytes, n * scale_bytes));
+            for (i, row) in rows.chunks(k).enumerate() {
+                let (mut value, mut scale) = (vec![0; value_bytes], vec![0; scale_bytes]);
+                encode_row(storage, row, &mut value, &mut scale);
+                assert_eq!(values[i * value_bytes..][..value_bytes], value, "{storage:?} row {i}");
+                assert_eq!(scales[i * scale_bytes..][..scale_bytes], scale, "{storage:?} row {i}");
+            }
+        }
+    }
+}

@@ -197,4 +197,75 @@ mod tests {
         // uniform weights, steps of 1/8: the plain scale gives 1/12 · (1/8)² = 1.30e-3
         assert!(mse < 1.45e-3, "{mse}");
     }
+
+    fn encoded(storage: Storage, row: &[f32]) -> (Vec<u8>, Vec<u8>) {
+        let (value_bytes, scale_bytes) = row_bytes(storage, row.len());
+        let (mut values, mut scales) = (vec![0xee; value_bytes], vec![0xee; scale_bytes]);
+        encode_row(storage, row, &mut values, &mut scales);
+        (values, scales)
+    }
+
+    #[test]
+    fn rows_begin_on_whole_units_and_are_padded_with_zeros() {
+        for (storage, k, expected, stride) in [
+            (Storage::F32, 5, (32, 0), 2),
+            (Storage::F16, 5, (16, 0), 2),
+            (Storage::Q8, 33, (64, 4), 16),
+            (Storage::Q8, 65, (96, 8), 24),
+            (Storage::Q4, 33, (32, 4), 8),
+            (Storage::Q4, 1, (16, 4), 4),
+            (Storage::Q4, 2048, (1024, 128), 256),
+        ] {
+            assert_eq!(row_bytes(storage, k), expected, "{storage:?} {k}");
+            assert_eq!(row_stride(storage, k), stride, "{storage:?} {k}");
+        }
+        let (values, _) = encoded(Storage::F32, &[1.0; 5]);
+        assert_eq!(values[20..], [0; 12]);
+        // the padding of a q4 row is the nibble that means 0, the scale beside the last unused
+        let (values, scales) = encoded(Storage::Q4, &[1.0; 33]);
+        assert_eq!(values[17..], [0x88; 15]);
+        assert_eq!(scales.len(), 4);
+        let (_, scales) = encoded(Storage::Q8, &[1.0; 65]);
+        assert_eq!(scales[6..], [0, 0]);
+    }
+
+    #[test]
+    fn blocks_have_the_layout_that_the_shaders_read() {
+        // −127..127 in steps of the scale 0.5; −8..7 likewise
+        let mut row = [0.0; 32];
+        row[..4].copy_from_slice(&[63.5, -63.5, 0.5, -1.0]);
+        let (values, scales) = encoded(Storage::Q8, &row);
+        assert_eq!(values[..5], [127, 129, 1, 254, 0]);
+        assert_eq!(scales[..2], f16::from_f32(0.5).to_le_bytes());
+        row[..4].copy_from_slice(&[-4.0, 3.5, 0.5, -0.5]);
+        let (values, scales) = encoded(Storage::Q4, &row);
+        assert_eq!(values[..3], [0xf0, 0x79, 0x88]);
+        assert_eq!(scales[..2], f16::from_f32(0.5).to_le_bytes());
+    }
+
+    #[test]
+    fn blocks_do_not_share_a_scale() {
+        let mut row = vec![1e-3; 64];
+        row[32..].fill(100.0);
+        for storage in [Storage::Q8, Storage::Q4] {
+            let mut copy = row.clone();
+            round_trip(storage, &mut copy, 64);
+            for (found, expected) in copy.iter().zip(&row) {
+                // the f16 of a small scale keeps few digits
+                assert!((found / expected - 1.0).abs() < 5e-3, "{storage:?}: {found} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_none_do_no_harm_to_their_neighbours() {
+        for storage in [Storage::Q8, Storage::Q4] {
+            let mut row = [0.5; 64];
+            row[3] = f32::NAN;
+            row[40] = f32::INFINITY;
+            round_trip(storage, &mut row, 64);
+            assert!(row.iter().all(|x| x.is_finite()), "{storage:?}");
+            assert!((row[4] - 0.5).abs() < 0.01, "{storage:?}: {}", row[4]);
+        }
+    }
 }

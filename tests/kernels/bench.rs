@@ -96,16 +96,31 @@ impl Bench {
         storage: Storage,
         part_rows: Option<usize>,
     ) -> Matrix {
-        let source = OneTensor::new(rows, k);
+        self.stacked([rows], k, storage, part_rows).0
+    }
+
+    /// Several tensors, one below the other, and the last progress that was reported.
+    pub fn stacked<const N: usize>(
+        &self,
+        tensors: [&[f32]; N],
+        k: usize,
+        storage: Storage,
+        part_rows: Option<usize>,
+    ) -> (Matrix, Option<(u64, u64)>) {
+        let source = Tensors::new(&tensors, k);
         let mut gpu = self.gpu.clone();
         if let Some(part_rows) = part_rows {
             let (row_bytes, _) = deltamem::weights::quantize::row_bytes(storage, k);
             gpu.tier.max_binding_bytes = (part_rows * row_bytes) as u64;
         }
-        let mut progress = |_, _| {};
-        let mut upload = Uploader::new(&gpu, rows.len() as u64, &mut progress);
-        let tensors = [("w".to_string(), rows.len() / k)];
-        block_on(upload.matrix(&source, &tensors, k, storage)).expect("a matrix")
+        let mut last = None;
+        let mut progress = |done, total| last = Some((done, total));
+        let n_elements = tensors.iter().map(|t| t.len() as u64).sum();
+        let mut upload = Uploader::new(&gpu, n_elements, &mut progress);
+        let named: Vec<(String, usize)> =
+            source.0.iter().map(|(name, info, _)| (name.clone(), info.shape[0])).collect();
+        let matrix = made(upload.matrix(&source, &named, k, storage));
+        (matrix, last)
     }
 }
 
@@ -124,34 +139,39 @@ pub fn step(n_tokens: usize, n_past: usize, n_groups: usize) -> Step {
     }
 }
 
-/// A source with one tensor `w` `[n, k]`.
-struct OneTensor<'a> {
-    info: TensorInfo,
-    values: &'a [f32],
-}
+/// Tensors `0`, `1`, … `[n, k]` in memory.
+struct Tensors<'a>(Vec<(String, TensorInfo, &'a [f32])>);
 
-impl<'a> OneTensor<'a> {
-    fn new(values: &'a [f32], k: usize) -> OneTensor<'a> {
-        let shape = vec![values.len() / k, k];
-        OneTensor { info: TensorInfo { dtype: DType::F32, shape }, values }
+impl<'a> Tensors<'a> {
+    fn new(tensors: &[&'a [f32]], k: usize) -> Tensors<'a> {
+        let tensor = |(index, values): (usize, &&'a [f32])| {
+            let info = TensorInfo { dtype: DType::F32, shape: vec![values.len() / k, k] };
+            (index.to_string(), info, *values)
+        };
+        Tensors(tensors.iter().enumerate().map(tensor).collect())
+    }
+
+    fn find(&self, name: &str) -> Option<&(String, TensorInfo, &'a [f32])> {
+        self.0.iter().find(|(found, ..)| found == name)
     }
 }
 
-impl TensorSource for OneTensor<'_> {
+impl TensorSource for Tensors<'_> {
     fn label(&self) -> &str {
         "test"
     }
 
     fn names(&self) -> Vec<&str> {
-        vec!["w"]
+        self.0.iter().map(|(name, ..)| name.as_str()).collect()
     }
 
-    fn info(&self, _: &str) -> Option<&TensorInfo> {
-        Some(&self.info)
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.find(name).map(|(_, info, _)| info)
     }
 
-    fn read_f32(&self, _: &str, start: usize, out: &mut [f32]) -> Result<()> {
-        out.copy_from_slice(&self.values[start..start + out.len()]);
+    fn read_f32(&self, name: &str, start: usize, out: &mut [f32]) -> Result<()> {
+        let (_, _, values) = self.find(name).expect("a tensor of this test");
+        out.copy_from_slice(&values[start..start + out.len()]);
         Ok(())
     }
 }

@@ -98,7 +98,8 @@ fn embed_matches_reference() {
     for mut bench in benches(Storage::F32, 8, 128) {
         for storage in STORAGES {
             for (vocab, hidden, scale, part_rows) in [
-                (300, 2048, 1.0, Some(70)),
+                // more than one piece of an upload
+                (600, 2048, 1.0, Some(170)),
                 (300, 2048, 1.0, None),
                 (11, 50, 1.0, Some(4)),
                 (11, 50, 6e4, None),
@@ -131,5 +132,33 @@ fn embed_matches_reference() {
                 assert_eq!(beyond, vec![UNTOUCHED; stride], "{what}: past the last token");
             }
         }
+    }
+}
+
+#[test]
+fn stacked_tensors_are_one_matrix() {
+    let Some(mut bench) = bench(Storage::F32, 8, 128) else { return };
+    let (k, n_tokens) = (70, 3);
+    let rows = [13, 1, 40].map(|n| noise(n * k, n as u32, 1.0));
+    let x = noise(n_tokens * k, 9, 1.0);
+    for storage in STORAGES {
+        let (matrix, progress) =
+            bench.stacked([&rows[0], &rows[1], &rows[2]], k, storage, Some(10));
+        assert_eq!(matrix.n_rows, 54);
+        let starts: Vec<_> = matrix.parts.iter().map(|p| (p.row_start, p.n_rows)).collect();
+        assert_eq!(starts, [(0, 10), (10, 10), (20, 10), (30, 10), (40, 10), (50, 4)]);
+        assert_eq!(progress, Some((54 * 70, 54 * 70)));
+        let mut expected = vec![0.0; n_tokens * 54];
+        let all = stored(storage, &rows.concat(), k);
+        reference::matmul(&x, &all, k, &mut expected, Output::Store);
+
+        let x = bench.floats(&strided(&x, k, 72, 0.0));
+        let y = bench.floats(&vec![0.0; n_tokens * 54]);
+        let target = LinearTarget { y: &y, y_stride: 54, accumulate: false };
+        let (gpu, kernels) = (&bench.gpu, &mut bench.kernels);
+        let ops = made(kernels::matmul(kernels, gpu, &matrix, &x, target));
+        bench.run(step(n_tokens, 0, 0), &ops);
+        let what = format!("stacked {}", storage.name());
+        assert_close(&what, &bench.read(&y), &expected, Tolerance::sum(k, 0.25));
     }
 }

@@ -13,6 +13,7 @@ use crate::model_folder::{Adapter, ModelFiles, ModelFolder};
 use crate::nano;
 use crate::reference;
 use crate::sampler::SamplingOptions;
+use crate::shader::Storage;
 use crate::tokenizer::Tokenizer;
 use crate::weights::TensorSource;
 use crate::weights::safetensors::SafetensorsFile;
@@ -72,14 +73,7 @@ impl LoadedModel {
         let engine = load_engine(&folder.config, weights, source, device, options, progress);
         let identity = match adapter {
             None => None,
-            Some(adapter) => Some(MemoryIdentity {
-                backbone: backbone_id(&folder.config),
-                backbone_fingerprint: folder.fingerprint()?,
-                quantisation: options.weights.name().into(),
-                adapter_hash: adapter.hash.clone(),
-                write_mode: adapter.config.write_granularity,
-                dims: adapter.config.memory_dims(&folder.config)?,
-            }),
+            Some(adapter) => Some(identity(folder, adapter, options.weights)?),
         };
         let defaults = SamplingOptions::default();
         let generation = &folder.generation;
@@ -111,6 +105,26 @@ impl LoadedModel {
         model.sampling.check()?;
         Ok(model)
     }
+}
+
+/// What memories are bound to that this model makes with its weights kept as `weights`; reads a few
+/// kilobytes a tensor.
+///
+/// # Errors
+/// What reading the tensors gives.
+pub fn identity(
+    folder: &ModelFolder,
+    adapter: &Adapter,
+    weights: Storage,
+) -> Result<MemoryIdentity> {
+    Ok(MemoryIdentity {
+        backbone: backbone_id(&folder.config),
+        backbone_fingerprint: folder.fingerprint()?,
+        quantisation: weights.name().into(),
+        adapter_hash: adapter.hash.clone(),
+        write_mode: adapter.config.write_granularity,
+        dims: adapter.config.memory_dims(&folder.config)?,
+    })
 }
 
 /// An engine alone, without text: for replay and benchmarks.

@@ -16,6 +16,7 @@ use crate::sampler::SamplingOptions;
 use crate::tokenizer::Tokenizer;
 use crate::weights::TensorSource;
 use crate::weights::safetensors::SafetensorsFile;
+use std::sync::Arc;
 
 /// What runs the forward pass.
 #[derive(Debug, Clone)]
@@ -29,7 +30,7 @@ pub enum Device {
 /// A model, ready for [`crate::session::Session`].
 pub struct LoadedModel {
     pub engine: Engine,
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
     pub template: ChatTemplate,
     /// Token ids that end a reply.
     pub eos_token_ids: Vec<u32>,
@@ -86,7 +87,7 @@ impl LoadedModel {
         let known_as = folder.tokenizer.name_or_path.as_deref().unwrap_or(&folder.name);
         let model = LoadedModel {
             engine: engine.await?,
-            tokenizer,
+            tokenizer: Arc::new(tokenizer),
             template,
             eos_token_ids: folder.eos_token_ids(),
             sampling: SamplingOptions {

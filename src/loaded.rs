@@ -17,6 +17,7 @@ use crate::shader::Storage;
 use crate::tokenizer::Tokenizer;
 use crate::weights::TensorSource;
 use crate::weights::safetensors::SafetensorsFile;
+use std::sync::Arc;
 
 /// What runs the forward pass.
 #[derive(Debug, Clone)]
@@ -30,7 +31,7 @@ pub enum Device {
 /// A model, ready for [`crate::session::Session`].
 pub struct LoadedModel {
     pub engine: Engine,
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
     pub template: ChatTemplate,
     /// Token ids that end a reply.
     pub eos_token_ids: Vec<u32>,
@@ -80,7 +81,7 @@ impl LoadedModel {
         let known_as = folder.tokenizer.name_or_path.as_deref().unwrap_or(&folder.name);
         let model = LoadedModel {
             engine: engine.await?,
-            tokenizer,
+            tokenizer: Arc::new(tokenizer),
             template,
             eos_token_ids: folder.eos_token_ids(),
             sampling: SamplingOptions {

@@ -241,8 +241,7 @@ impl Session {
             found: file.header.identity.adapter_hash.clone(),
         })?;
         file.check_fits(identity)?;
-        self.replace_memory(&file.state, file.header.counters.clone(), file.header.created_ms)
-            .await
+        self.replace_memory(&file.state, file.header.counters.clone(), file.header.created_ms).await
     }
 
     /// Empties the memory; the context stays as it is.

@@ -20,10 +20,6 @@ use std::time::Instant;
 /// What to measure.
 #[derive(Args)]
 pub struct BenchOptions {
-    #[command(flatten)]
-    model: ModelOptions,
-    #[command(flatten)]
-    run: RunOptions,
     /// Tokens of the prompts; those that do not fit into the context are left out
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "16,128",
           value_parser = clap::value_parser!(u32).range(1..))]
@@ -39,6 +35,10 @@ pub struct BenchOptions {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    model: ModelOptions,
+    #[command(flatten)]
+    run: RunOptions,
 }
 
 /// Runs the command.

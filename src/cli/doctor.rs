@@ -30,13 +30,13 @@ const PUBLISHED_DELTA: &[u8] = br#"{"rank": 8, "delta_heads": ["q", "o"]}"#;
 /// What to look at.
 #[derive(Args)]
 pub struct DoctorOptions {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     model: ModelOptions,
     #[command(flatten)]
     device: DeviceOptions,
-    /// Print one JSON object
-    #[arg(long)]
-    json: bool,
 }
 
 /// Runs the command.

@@ -35,11 +35,11 @@ enum Action {
         /// A profile, or a file (with a `/` or `.dmem` in its name)
         #[arg(default_value = "default")]
         memory: String,
-        #[command(flatten)]
-        model: ModelOptions,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        model: ModelOptions,
     },
     /// Write a profile's memory to a file
     Export {
@@ -63,11 +63,11 @@ enum Action {
     Diff {
         a: String,
         b: String,
-        #[command(flatten)]
-        model: ModelOptions,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        model: ModelOptions,
     },
     /// Delete a profile's memory with its snapshots and transcripts
     Forget {
@@ -83,11 +83,11 @@ enum Action {
     Snapshots {
         #[arg(default_value = "default")]
         profile: String,
-        #[command(flatten)]
-        model: ModelOptions,
         /// Print a JSON array
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        model: ModelOptions,
     },
     /// Restore an earlier generation as a new one; doing it twice undoes the undoing
     Undo {
@@ -272,7 +272,8 @@ pub fn norm_chart(state: &MemoryState) -> String {
     let largest = norms.iter().copied().fold(0.0, f64::max);
     let mut lines = vec![format!("norm of the whole memory {:.4}", state.norm())];
     for (layer, norm) in state.dims.layers.iter().zip(&norms) {
-        lines.push(format!("  layer {layer:>3}  {norm:>9.4}  {}", bar(*norm, largest, 40)));
+        let line = format!("  layer {layer:>3}  {norm:>9.4}  {}", bar(*norm, largest, 40));
+        lines.push(line.trim_end().into());
     }
     lines.join("\n")
 }

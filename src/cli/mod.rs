@@ -4,12 +4,17 @@
 //! Exit codes: 0 all is well, 1 something failed, 2 the command line or a setting is wrong.
 
 mod bench;
+mod chat;
 mod doctor;
 mod footprint;
+mod generate;
+mod interrupt;
+mod keeper;
 mod memory;
 mod options;
 mod output;
 mod replay;
+mod talk;
 
 use clap::{Parser, Subcommand};
 use output::note;
@@ -25,6 +30,11 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Talk with a model that remembers
+    #[command(visible_alias = "run")]
+    Chat(chat::ChatOptions),
+    /// Answer one prompt
+    Generate(generate::GenerateOptions),
     /// Replay recorded runs of the reference and report how far this program is from them
     Replay(replay::ReplayOptions),
     /// Show adapters, limits, and which models fit
@@ -44,6 +54,8 @@ struct Usage(String);
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match cli.command {
+        Command::Chat(options) => chat::run(&options),
+        Command::Generate(options) => generate::run(&options),
         Command::Replay(options) => replay::run(&options),
         Command::Doctor(options) => doctor::run(&options),
         Command::Bench(options) => bench::run(&options),
@@ -62,10 +74,19 @@ pub fn main() -> ExitCode {
 
 /// `error: message [code]`, on one line.
 fn error_line(error: &anyhow::Error) -> String {
-    let text = format!("{error:#}");
-    let text = output::printable(text.trim()).replace('\n', " ");
-    match error.downcast_ref::<deltamem::Error>() {
-        Some(known) => format!("error: {text} [{}]", known.code()),
+    let mut parts = Vec::new();
+    let mut code = None;
+    for cause in error.chain() {
+        parts.push(cause.to_string());
+        if let Some(known) = cause.downcast_ref::<deltamem::Error>() {
+            // its message has that of its source already
+            code = Some(known.code());
+            break;
+        }
+    }
+    let text = output::printable(parts.join(": ").trim()).replace('\n', " ");
+    match code {
+        Some(code) => format!("error: {text} [{code}]"),
         None => format!("error: {text}"),
     }
 }
@@ -95,6 +116,9 @@ mod tests {
         let error = deltamem::Error::format("a\nb\u{1b}[31m", "thing", "bad");
         let line = error_line(&anyhow::Error::from(error));
         assert_eq!(line, "error: a b\u{fffd}[31m: not a valid thing: bad [format]");
+        let error = deltamem::Error::io("x")(std::io::ErrorKind::NotFound.into());
+        let error = anyhow::Error::from(error).context("loading y");
+        assert_eq!(error_line(&error), "error: loading y: x: entity not found [io]");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use super::Usage;
 use super::output::note;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use deltamem::engine::Engine;
 use deltamem::gpu::{Gpu, GpuOptions};
 use deltamem::loaded::{Device, LoadedModel, built_in, identity};
 use deltamem::memory_file::MemoryIdentity;
@@ -38,8 +39,6 @@ pub struct ModelOptions {
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Model")]
 pub struct RunOptions {
-    #[command(flatten)]
-    pub device: DeviceOptions,
     /// How keys and values are kept
     #[arg(long, value_enum, default_value_t = Kv::F16)]
     pub kv: Kv,
@@ -50,6 +49,8 @@ pub struct RunOptions {
     #[arg(long, value_name = "N", default_value_t = DEFAULT_CHUNK as u32,
           value_parser = clap::value_parser!(u32).range(1..=MAX_CHUNK))]
     pub chunk: u32,
+    #[command(flatten)]
+    pub device: DeviceOptions,
 }
 
 /// Where a model runs.
@@ -138,6 +139,14 @@ pub fn device_name(device: &Device) -> String {
     match device {
         Device::Gpu(gpu) => gpu.info.name.clone(),
         Device::Cpu => "cpu".into(),
+    }
+}
+
+/// What to call the device of a loaded engine in output.
+pub fn engine_name(engine: &Engine) -> String {
+    match engine {
+        Engine::Gpu(model) => model.gpu().info.name.clone(),
+        Engine::Cpu(_) => "cpu".into(),
     }
 }
 

@@ -23,8 +23,6 @@ pub struct ReplayOptions {
     /// Folders with a case.json, or folders of such
     #[arg(required = true, value_name = "FOLDER")]
     folders: Vec<PathBuf>,
-    #[command(flatten)]
-    device: DeviceOptions,
     /// How the weights are kept
     #[arg(long, value_enum, default_value_t = Weights::F32)]
     weights: Weights,
@@ -34,6 +32,8 @@ pub struct ReplayOptions {
     /// Tokens that are computed together: a number, or `whole` for whole calls
     #[arg(long, value_name = "N", default_value_t = Chunk::Tokens(DEFAULT_CHUNK))]
     chunk: Chunk,
+    #[command(flatten)]
+    device: DeviceOptions,
 }
 
 /// How calls are cut.

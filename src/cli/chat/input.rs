@@ -1,0 +1,175 @@
+//! Lines that a person or a script gives. Owns the prompt, the history file, `"""` and what Ctrl-C
+//! and Ctrl-D mean while a line is typed.
+
+use super::super::output::{note, printable};
+use anyhow::{Context, Result, bail};
+use deltamem::store::MemoryStore;
+use rustyline::DefaultEditor;
+use rustyline::error::ReadlineError;
+use std::io::{BufRead, IsTerminal, Read};
+use std::path::PathBuf;
+
+const PROMPT: &str = ">>> ";
+const CONTINUATION: &str = "... ";
+/// Around a message of several lines.
+const FENCE: &str = "\"\"\"";
+/// Longest message, in bytes.
+const MAX_MESSAGE_BYTES: usize = 16 << 20;
+const HISTORY_FILE: &str = "history.txt";
+
+/// What came in.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Line {
+    /// A message.
+    Text(String),
+    /// What follows a `/`.
+    Command(String),
+    /// Nothing will follow.
+    End,
+}
+
+/// Where lines come from.
+pub enum Input {
+    /// A terminal with line editing.
+    Terminal { editor: Box<DefaultEditor>, history: Option<PathBuf>, n_interrupts: u32 },
+    /// Anything else.
+    Pipe,
+}
+
+impl Input {
+    /// Standard input; with a history file if `keeps_history`.
+    pub fn open(keeps_history: bool) -> Result<Input> {
+        if !(std::io::stdin().is_terminal() && std::io::stdout().is_terminal()) {
+            return Ok(Input::Pipe);
+        }
+        let mut editor = Box::new(DefaultEditor::new().context("the terminal")?);
+        let history = match keeps_history {
+            true => Some(MemoryStore::default_dir()?.join(HISTORY_FILE)),
+            false => None,
+        };
+        if let Some(path) = history.as_ref().filter(|path| path.exists())
+            && let Err(error) = editor.load_history(path)
+        {
+            note!("{}: the history cannot be read: {error}", path.display());
+        }
+        Ok(Input::Terminal { editor, history, n_interrupts: 0 })
+    }
+
+    /// True if a person sits there.
+    pub fn is_interactive(&self) -> bool {
+        matches!(self, Input::Terminal { .. })
+    }
+
+    /// The next message or command.
+    pub fn line(&mut self) -> Result<Line> {
+        let Some(first) = self.raw_line(PROMPT)? else {
+            return Ok(Line::End);
+        };
+        let message = match first.trim_start().strip_prefix(FENCE) {
+            None => first,
+            Some(rest) => {
+                let rest = rest.to_string();
+                self.fenced(rest)?
+            }
+        };
+        if let Input::Terminal { editor, .. } = self {
+            // a line that cannot be recalled later is no reason to stop
+            let _ = editor.add_history_entry(message.as_str());
+        }
+        Ok(match message.trim_start().strip_prefix('/') {
+            Some(command) if !message.contains('\n') => Line::Command(command.trim().into()),
+            _ => Line::Text(message),
+        })
+    }
+
+    /// The lines up to the closing fence, or to the end of the input.
+    fn fenced(&mut self, first: String) -> Result<String> {
+        let mut message = first;
+        loop {
+            if let Some(inner) = message.trim_end().strip_suffix(FENCE) {
+                return Ok(inner.trim_matches('\n').to_string());
+            }
+            let Some(line) = self.raw_line(CONTINUATION)? else {
+                return Ok(message.trim_matches('\n').to_string());
+            };
+            message.push('\n');
+            message.push_str(&line);
+            if message.len() > MAX_MESSAGE_BYTES {
+                bail!("a message of more than {MAX_MESSAGE_BYTES} bytes");
+            }
+        }
+    }
+
+    /// A line without its end; `None` at the end of the input.
+    fn raw_line(&mut self, prompt: &str) -> Result<Option<String>> {
+        let Input::Terminal { editor, n_interrupts, .. } = self else {
+            return piped_line();
+        };
+        loop {
+            match editor.readline(prompt) {
+                Ok(line) => {
+                    *n_interrupts = 0;
+                    return Ok(Some(line));
+                }
+                Err(ReadlineError::Interrupted) => {
+                    *n_interrupts += 1;
+                    if *n_interrupts > 1 {
+                        note!("Ctrl-D or /bye leaves");
+                    }
+                    if prompt == CONTINUATION {
+                        // gives the message up
+                        return Ok(Some(FENCE.into()));
+                    }
+                }
+                Err(ReadlineError::Eof) => {
+                    // the shell's prompt goes on a line of its own
+                    note!();
+                    return Ok(None);
+                }
+                Err(error) => return Err(error).context("reading a line"),
+            }
+        }
+    }
+
+    /// Asks y or n; a script is not asked and means yes.
+    pub fn confirm(&mut self, question: &str) -> Result<bool> {
+        match self {
+            Input::Pipe => Ok(true),
+            Input::Terminal { editor, .. } => {
+                match editor.readline(&format!("{question} [y/N] ")) {
+                    Ok(answer) => Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")),
+                    Err(ReadlineError::Interrupted | ReadlineError::Eof) => Ok(false),
+                    Err(error) => Err(error).context("reading an answer"),
+                }
+            }
+        }
+    }
+
+    /// Saves the history.
+    pub fn close(&mut self) -> Result<()> {
+        if let Input::Terminal { editor, history: Some(path), .. } = self
+            && let Err(error) = editor.save_history(path)
+        {
+            note!(
+                "{}: the history was not saved: {}",
+                path.display(),
+                printable(&error.to_string())
+            );
+        }
+        Ok(())
+    }
+}
+
+fn piped_line() -> Result<Option<String>> {
+    let mut bytes = Vec::new();
+    let mut input = std::io::stdin().lock().take(MAX_MESSAGE_BYTES as u64 + 1);
+    let n_read = input.read_until(b'\n', &mut bytes).context("reading a line")?;
+    if n_read == 0 {
+        return Ok(None);
+    }
+    if n_read > MAX_MESSAGE_BYTES {
+        bail!("a line of more than {MAX_MESSAGE_BYTES} bytes");
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    Ok(Some(text.trim_end_matches(['\n', '\r']).to_string()))
+}

@@ -129,6 +129,12 @@ impl Session {
         &self.processed
     }
 
+    /// The memory as it was when the context held exactly `n_tokens`, if a checkpoint remembers.
+    pub fn memory_at(&self, n_tokens: usize) -> Option<&MemoryState> {
+        let checkpoint = self.checkpoints.last_at_or_before(n_tokens)?;
+        (checkpoint.n_tokens == n_tokens).then_some(&checkpoint.memory)
+    }
+
     /// What was done to the memory since it was empty.
     pub fn counters(&self) -> &MemoryCounters {
         &self.counters

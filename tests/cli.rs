@@ -143,7 +143,8 @@ fn a_wrong_command_line_exits_with_2() {
 
 #[test]
 fn replay_passes_on_the_cpu_twin() {
-    let folders = common::fixtures(|name| ["g_carry", "k_qwen3_base"].contains(&name));
+    let wanted = ["g_carry", "s6_session_readonly_smollm3"];
+    let folders = common::fixtures(|name| wanted.contains(&name));
     let mut arguments: Vec<&OsStr> = vec!["replay".as_ref(), "--cpu".as_ref()];
     arguments.extend(folders.iter().map(|folder| folder.as_os_str()));
     let run = Home::new().run(&arguments).ok();
@@ -154,6 +155,8 @@ fn replay_passes_on_the_cpu_twin() {
         assert_eq!(line["exact"], true, "{line}");
         assert_eq!(line["adapter"], "cpu", "{line}");
     }
+    assert_eq!(lines[0]["session"], Value::Null);
+    assert_eq!(lines[1]["session"]["passed"], true, "{}", lines[1]);
     run.err_has("2/2 passed");
 }
 

@@ -28,6 +28,15 @@ pub enum Line {
     End,
 }
 
+/// One line, as it was typed.
+enum Raw {
+    /// Without the end of the line.
+    Text(String),
+    /// Ctrl-C was pressed; what was typed is gone.
+    Interrupted,
+    End,
+}
+
 /// Where lines come from.
 pub enum Input {
     /// A terminal with line editing.
@@ -62,15 +71,17 @@ impl Input {
 
     /// The next message or command.
     pub fn line(&mut self) -> Result<Line> {
-        let Some(first) = self.raw_line(PROMPT)? else {
-            return Ok(Line::End);
-        };
-        let message = match first.trim_start().strip_prefix(FENCE) {
-            None => first,
-            Some(rest) => {
-                let rest = rest.to_string();
-                self.fenced(rest)?
+        let first = loop {
+            match self.raw_line(PROMPT)? {
+                Raw::Text(text) => break text,
+                Raw::Interrupted => {}
+                Raw::End => return Ok(Line::End),
             }
+        };
+        let fenced = first.trim_start().strip_prefix(FENCE);
+        let message = match fenced.map(str::to_string) {
+            None => first,
+            Some(rest) => self.fenced(rest)?,
         };
         if let Input::Terminal { editor, .. } = self {
             // a line that cannot be recalled later is no reason to stop
@@ -82,52 +93,49 @@ impl Input {
         })
     }
 
-    /// The lines up to the closing fence, or to the end of the input.
+    /// The lines up to the closing fence or the end of the input; nothing after Ctrl-C.
     fn fenced(&mut self, first: String) -> Result<String> {
         let mut message = first;
         loop {
             if let Some(inner) = message.trim_end().strip_suffix(FENCE) {
                 return Ok(inner.trim_matches('\n').to_string());
             }
-            let Some(line) = self.raw_line(CONTINUATION)? else {
-                return Ok(message.trim_matches('\n').to_string());
-            };
-            message.push('\n');
-            message.push_str(&line);
+            match self.raw_line(CONTINUATION)? {
+                Raw::End => return Ok(message.trim_matches('\n').to_string()),
+                Raw::Interrupted => return Ok(String::new()),
+                Raw::Text(line) => {
+                    message.push('\n');
+                    message.push_str(&line);
+                }
+            }
             if message.len() > MAX_MESSAGE_BYTES {
                 bail!("a message of more than {MAX_MESSAGE_BYTES} bytes");
             }
         }
     }
 
-    /// A line without its end; `None` at the end of the input.
-    fn raw_line(&mut self, prompt: &str) -> Result<Option<String>> {
+    fn raw_line(&mut self, prompt: &str) -> Result<Raw> {
         let Input::Terminal { editor, n_interrupts, .. } = self else {
             return piped_line();
         };
-        loop {
-            match editor.readline(prompt) {
-                Ok(line) => {
-                    *n_interrupts = 0;
-                    return Ok(Some(line));
-                }
-                Err(ReadlineError::Interrupted) => {
-                    *n_interrupts += 1;
-                    if *n_interrupts > 1 {
-                        note!("Ctrl-D or /bye leaves");
-                    }
-                    if prompt == CONTINUATION {
-                        // gives the message up
-                        return Ok(Some(FENCE.into()));
-                    }
-                }
-                Err(ReadlineError::Eof) => {
-                    // the shell's prompt goes on a line of its own
-                    note!();
-                    return Ok(None);
-                }
-                Err(error) => return Err(error).context("reading a line"),
+        match editor.readline(prompt) {
+            Ok(line) => {
+                *n_interrupts = 0;
+                Ok(Raw::Text(line))
             }
+            Err(ReadlineError::Interrupted) => {
+                *n_interrupts += 1;
+                if *n_interrupts > 1 {
+                    note!("Ctrl-D or /bye leaves");
+                }
+                Ok(Raw::Interrupted)
+            }
+            Err(ReadlineError::Eof) => {
+                // the shell's prompt goes on a line of its own
+                note!();
+                Ok(Raw::End)
+            }
+            Err(error) => Err(error).context("reading a line"),
         }
     }
 
@@ -160,16 +168,16 @@ impl Input {
     }
 }
 
-fn piped_line() -> Result<Option<String>> {
+fn piped_line() -> Result<Raw> {
     let mut bytes = Vec::new();
     let mut input = std::io::stdin().lock().take(MAX_MESSAGE_BYTES as u64 + 1);
     let n_read = input.read_until(b'\n', &mut bytes).context("reading a line")?;
     if n_read == 0 {
-        return Ok(None);
+        return Ok(Raw::End);
     }
     if n_read > MAX_MESSAGE_BYTES {
         bail!("a line of more than {MAX_MESSAGE_BYTES} bytes");
     }
     let text = String::from_utf8_lossy(&bytes);
-    Ok(Some(text.trim_end_matches(['\n', '\r']).to_string()))
+    Ok(Raw::Text(text.trim_end_matches(['\n', '\r']).to_string()))
 }

@@ -43,8 +43,8 @@ pub struct BenchOptions {
 
 /// Runs the command.
 pub fn run(options: &BenchOptions) -> Result<ExitCode> {
-    let device = options.run.device.open()?;
     let (folder, adapter) = options.model.open()?;
+    let device = options.run.device.open()?;
     if options.model.model.is_none() {
         note!("{}", nano::NOTICE);
     }

@@ -1,11 +1,13 @@
 //! Ctrl-C. Owns the one signal handler: during a reply it asks for the reply to end, elsewhere it
-//! ends the program. The line editor sees Ctrl-C at its prompt itself.
+//! ends the program, unless a person is in a conversation. The line editor sees Ctrl-C at its prompt
+//! itself.
 
 use super::output::note;
 use anyhow::{Context, Result};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 static IS_REPLYING: AtomicBool = AtomicBool::new(false);
+static IS_CONVERSATION: AtomicBool = AtomicBool::new(false);
 static N_PRESSED: AtomicU32 = AtomicU32::new(0);
 
 /// What shells report for a program that Ctrl-C ended.
@@ -15,6 +17,10 @@ const EXIT_CODE: i32 = 130;
 pub fn install() -> Result<()> {
     ctrlc::set_handler(|| {
         if !IS_REPLYING.load(Ordering::SeqCst) {
+            // Pressed just as the reply ended: meant for the reply.
+            if IS_CONVERSATION.load(Ordering::SeqCst) {
+                return;
+            }
             std::process::exit(EXIT_CODE);
         }
         match N_PRESSED.fetch_add(1, Ordering::SeqCst) {
@@ -25,6 +31,11 @@ pub fn install() -> Result<()> {
         }
     })
     .context("Ctrl-C cannot be handled")
+}
+
+/// From here on Ctrl-C between replies does nothing.
+pub fn begin_conversation() {
+    IS_CONVERSATION.store(true, Ordering::SeqCst);
 }
 
 /// While this lives, Ctrl-C is about the reply.

@@ -6,6 +6,22 @@ use deltamem::Error;
 use deltamem::chat::Message;
 use deltamem::memory_file::{MemoryFile, MemoryIdentity};
 use deltamem::store::{Forgotten, MemoryStore, MemoryWriter, StoredMemory};
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+/// The lines that were typed with this profile.
+pub fn history_path(profile: &str) -> Result<PathBuf> {
+    Ok(MemoryStore::default_dir()?.join("history").join(format!("{profile}.txt")))
+}
+
+/// Deletes them: what is forgotten must not come back with the arrow keys.
+pub fn forget_history(profile: &str) -> Result<()> {
+    let path = history_path(profile)?;
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        result => Ok(result.map_err(Error::io(path))?),
+    }
+}
 
 /// One profile's memory for one model, in use.
 pub struct Keeper {

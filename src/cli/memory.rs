@@ -2,6 +2,7 @@
 //! command line; keeping them is `store`'s business, and none of this needs a GPU.
 
 use super::Usage;
+use super::keeper::forget_history;
 use super::options::ModelOptions;
 use super::output::{bar, bytes, note, printable, put, table, time};
 use anyhow::{Result, bail};
@@ -69,7 +70,7 @@ enum Action {
         #[command(flatten)]
         model: ModelOptions,
     },
-    /// Delete a profile's memory with its snapshots and transcripts
+    /// Delete a profile's memory with its snapshots, transcripts and typed lines
     Forget {
         #[arg(default_value = "default")]
         profile: String,
@@ -293,11 +294,12 @@ fn import(path: &Path, profile: &str, model: &ModelOptions) -> Result<()> {
     let identity = model.identity()?;
     file.check_fits(&identity)?;
     let memory = open_store()?.memory(profile, &identity)?;
+    let had_another = !memory.snapshots()?.is_empty();
     memory.lock()?.save(&mut file, None)?;
-    let turns = file.header.counters.turns;
-    note!(
-        "profile {profile} now has this memory of {turns} turns; `memory undo` brings back the other"
-    );
+    note!("profile {profile} now has this memory of {} turns", file.header.counters.turns);
+    if had_another {
+        note!("`deltamem memory undo {profile}` brings back the one before");
+    }
     Ok(())
 }
 
@@ -357,6 +359,7 @@ fn forget(profile: &str, is_confirmed: bool, model: &ModelOptions) -> Result<()>
         }
     }
     let forgotten = writer.forget()?;
+    forget_history(profile)?;
     put!(
         "forgotten: {} generations and {} transcripts, {}",
         forgotten.n_generations,

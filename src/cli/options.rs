@@ -190,8 +190,9 @@ impl ModelOptions {
 
     /// Loads the model onto a device, with a progress bar where somebody can see it.
     pub fn load(&self, run: &RunOptions) -> Result<LoadedModel> {
-        let device = run.device.open()?;
+        // the files first: a wrong path is the more common mistake
         let (folder, adapter) = self.open()?;
+        let device = run.device.open()?;
         if self.model.is_none() {
             note!("{}", nano::NOTICE);
         }

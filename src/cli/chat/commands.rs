@@ -1,5 +1,6 @@
 //! The commands of a chat, all of which begin with `/`. Owns their names and what they answer.
 
+use super::super::keeper::forget_history;
 use super::super::memory::{describe, norm_chart};
 use super::super::output::{bytes, put, table};
 use super::super::talk::{check, now_ms, per_second};
@@ -77,12 +78,13 @@ impl Chat {
 
     async fn forget(&mut self, input: &mut Input) -> Result<()> {
         let identity = self.memory_now().await?.header.identity;
-        if !input.confirm("Forget everything, snapshots and transcripts included?")? {
+        if !input.confirm("Forget everything: snapshots, transcripts and typed lines too?")? {
             self.remark("nothing was forgotten");
             return Ok(());
         }
         if let Some(keeper) = &mut self.keeper {
             let forgotten = keeper.forget()?.ok_or_else(|| anyhow!("{IN_USE}"))?;
+            forget_history(keeper.memory().profile())?;
             self.remark(&format!(
                 "deleted: {} generations, {} transcripts, {}",
                 forgotten.n_generations,
@@ -90,6 +92,7 @@ impl Chat {
                 bytes(forgotten.size_bytes)
             ));
         }
+        input.forget()?;
         self.empty_memory(&identity).await?;
         self.session.new_context().await?;
         let norm = self.memory_now().await?.state.norm();

@@ -1,9 +1,10 @@
 //! Lines that a person or a script gives. Owns the prompt, the history file, `"""` and what Ctrl-C
 //! and Ctrl-D mean while a line is typed.
 
+use super::super::keeper::{self, Keeper};
 use super::super::output::{note, printable};
 use anyhow::{Context, Result, bail};
-use deltamem::store::MemoryStore;
+use deltamem::Error;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use std::io::{BufRead, IsTerminal, Read};
@@ -15,7 +16,6 @@ const CONTINUATION: &str = "... ";
 const FENCE: &str = "\"\"\"";
 /// Longest message, in bytes.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
-const HISTORY_FILE: &str = "history.txt";
 
 /// What came in.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,15 +46,15 @@ pub enum Input {
 }
 
 impl Input {
-    /// Standard input; with a history file if `keeps_history`.
-    pub fn open(keeps_history: bool) -> Result<Input> {
+    /// Standard input; with the profile's history if something is kept.
+    pub fn open(keeper: Option<&Keeper>) -> Result<Input> {
         if !(std::io::stdin().is_terminal() && std::io::stdout().is_terminal()) {
             return Ok(Input::Pipe);
         }
         let mut editor = Box::new(DefaultEditor::new().context("the terminal")?);
-        let history = match keeps_history {
-            true => Some(MemoryStore::default_dir()?.join(HISTORY_FILE)),
-            false => None,
+        let history = match keeper {
+            Some(keeper) => Some(keeper::history_path(keeper.memory().profile())?),
+            None => None,
         };
         if let Some(path) = history.as_ref().filter(|path| path.exists())
             && let Err(error) = editor.load_history(path)
@@ -153,11 +153,23 @@ impl Input {
         }
     }
 
+    /// Forgets the lines typed so far; their file is the caller's business.
+    pub fn forget(&mut self) -> Result<()> {
+        match self {
+            Input::Terminal { editor, .. } => editor.clear_history().context("the history"),
+            Input::Pipe => Ok(()),
+        }
+    }
+
     /// Saves the history.
     pub fn close(&mut self) -> Result<()> {
-        if let Input::Terminal { editor, history: Some(path), .. } = self
-            && let Err(error) = editor.save_history(path)
-        {
+        let Input::Terminal { editor, history: Some(path), .. } = self else {
+            return Ok(());
+        };
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+        }
+        if let Err(error) = editor.save_history(path) {
             note!(
                 "{}: the history was not saved: {}",
                 path.display(),

@@ -127,21 +127,28 @@ impl Chat {
             }
         }
         if options.resume {
-            let transcript = match &found.file {
-                Some(file) => keeper.transcript(file)?,
-                None => None,
-            };
-            match transcript {
-                None => note!("there is no conversation to go on with"),
-                Some(messages) => {
-                    let n_messages = messages.len();
-                    self.session.resume(messages).await?;
-                    note!("going on with a conversation of {n_messages} messages");
-                }
+            match self.resume(&keeper, found.file.as_ref()).await {
+                Ok(0) => note!("there is no conversation to go on with"),
+                Ok(n) => note!("going on with a conversation of {n} messages"),
+                // the memory is there all the same
+                Err(error) => note!("the last conversation is not taken up: {error:#}"),
             }
         }
         self.keeper = Some(keeper);
         Ok(())
+    }
+
+    /// Takes up the conversation that was saved with a memory; returns its number of messages.
+    async fn resume(&mut self, keeper: &Keeper, file: Option<&MemoryFile>) -> Result<usize> {
+        let messages = match file {
+            Some(file) => keeper.transcript(file)?.unwrap_or_default(),
+            None => Vec::new(),
+        };
+        let n_messages = messages.len();
+        if n_messages > 0 {
+            self.session.resume(messages).await?;
+        }
+        Ok(n_messages)
     }
 
     /// Puts a memory without any writes into the session, made now.
@@ -150,8 +157,9 @@ impl Chat {
     }
 
     async fn talk(&mut self) -> Result<ExitCode> {
-        let mut input = Input::open(self.keeper.is_some())?;
+        let mut input = Input::open(self.keeper.as_ref())?;
         if input.is_interactive() {
+            interrupt::begin_conversation();
             note!("/help lists the commands, Ctrl-D leaves");
         }
         loop {
@@ -196,7 +204,10 @@ impl Chat {
             .await?;
         drop(replying);
         let printed = printer.finish();
-        self.save().await?;
+        // a turn that wrote nothing needs no snapshot
+        if !self.session.is_write_paused() {
+            self.save().await?;
+        }
         for remark in remarks(&turn, self.session.model().engine.context_window()) {
             self.remark(&remark);
         }
@@ -204,11 +215,8 @@ impl Chat {
         Ok(printed?)
     }
 
-    /// Saves memory and conversation, unless nothing is kept or nothing was written.
+    /// Saves memory and conversation, unless nothing is kept or another process does.
     async fn save(&mut self) -> Result<()> {
-        if self.session.is_write_paused() {
-            return Ok(());
-        }
         if let Some(keeper) = &mut self.keeper {
             let mut file = self.session.memory(now_ms()).await?;
             keeper.save(&mut file, self.session.messages()).context("the memory was not saved")?;

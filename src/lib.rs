@@ -18,6 +18,7 @@ pub mod reference;
 pub mod replay;
 pub mod rope;
 pub mod sampler;
+pub mod session;
 pub mod shader;
 pub mod spans;
 #[cfg(not(target_arch = "wasm32"))]

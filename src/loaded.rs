@@ -13,9 +13,11 @@ use crate::model_folder::{Adapter, ModelFiles, ModelFolder};
 use crate::nano;
 use crate::reference;
 use crate::sampler::SamplingOptions;
+use crate::shader::Storage;
 use crate::tokenizer::Tokenizer;
 use crate::weights::TensorSource;
 use crate::weights::safetensors::SafetensorsFile;
+use std::sync::Arc;
 
 /// What runs the forward pass.
 #[derive(Debug, Clone)]
@@ -29,7 +31,7 @@ pub enum Device {
 /// A model, ready for [`crate::session::Session`].
 pub struct LoadedModel {
     pub engine: Engine,
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
     pub template: ChatTemplate,
     /// Token ids that end a reply.
     pub eos_token_ids: Vec<u32>,
@@ -72,21 +74,14 @@ impl LoadedModel {
         let engine = load_engine(&folder.config, weights, source, device, options, progress);
         let identity = match adapter {
             None => None,
-            Some(adapter) => Some(MemoryIdentity {
-                backbone: backbone_id(&folder.config),
-                backbone_fingerprint: folder.fingerprint()?,
-                quantisation: options.weights.name().into(),
-                adapter_hash: adapter.hash.clone(),
-                write_mode: adapter.config.write_granularity,
-                dims: adapter.config.memory_dims(&folder.config)?,
-            }),
+            Some(adapter) => Some(identity(folder, adapter, options.weights)?),
         };
         let defaults = SamplingOptions::default();
         let generation = &folder.generation;
         let known_as = folder.tokenizer.name_or_path.as_deref().unwrap_or(&folder.name);
         let model = LoadedModel {
             engine: engine.await?,
-            tokenizer,
+            tokenizer: Arc::new(tokenizer),
             template,
             eos_token_ids: folder.eos_token_ids(),
             sampling: SamplingOptions {
@@ -111,6 +106,26 @@ impl LoadedModel {
         model.sampling.check()?;
         Ok(model)
     }
+}
+
+/// What memories are bound to that this model makes with its weights kept as `weights`; reads a few
+/// kilobytes a tensor.
+///
+/// # Errors
+/// What reading the tensors gives.
+pub fn identity(
+    folder: &ModelFolder,
+    adapter: &Adapter,
+    weights: Storage,
+) -> Result<MemoryIdentity> {
+    Ok(MemoryIdentity {
+        backbone: backbone_id(&folder.config),
+        backbone_fingerprint: folder.fingerprint()?,
+        quantisation: weights.name().into(),
+        adapter_hash: adapter.hash.clone(),
+        write_mode: adapter.config.write_granularity,
+        dims: adapter.config.memory_dims(&folder.config)?,
+    })
 }
 
 /// An engine alone, without text: for replay and benchmarks.

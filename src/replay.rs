@@ -4,12 +4,14 @@
 mod case;
 #[cfg(not(target_arch = "wasm32"))]
 mod fixture;
+mod session;
 #[cfg(test)]
 mod tests;
 
 pub use case::{Case, MAX_CASE_BYTES, Recipe, Step, StepKind, Tolerance};
 #[cfg(not(target_arch = "wasm32"))]
 pub use fixture::Fixture;
+pub use session::{SessionCase, SessionReplay};
 
 use crate::engine::{Call, Engine, Wanted, WantedLogits};
 use crate::error::{Error, Result};
@@ -59,12 +61,17 @@ pub struct ReplayReport {
 }
 
 /// The outcome of a session folder's turns.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct SessionReport {
     pub passed: bool,
     /// Turns replayed.
     pub turns: usize,
-    pub notes: Vec<String>,
+    /// Worst relative error of the memory after an ingest.
+    pub state: Option<Worst>,
+    /// Where we do something else than the reference on purpose, and what was expected instead.
+    pub deviations: Vec<String>,
+    /// What differs and should not.
+    pub failures: Vec<String>,
 }
 
 /// The largest max|a−b| / max|expected| among tensors of one kind.

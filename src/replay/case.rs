@@ -1,8 +1,10 @@
 //! What case.json says (SPEC.md section 10), checked so far that replaying it is bounded.
 
+use super::session::SessionCase;
 use crate::error::{Error, Result};
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
 /// Largest case.json accepted, in bytes.
 pub const MAX_CASE_BYTES: u64 = 16 << 20;
@@ -10,15 +12,20 @@ pub const MAX_CASE_BYTES: u64 = 16 << 20;
 const MAX_CONTEXT: usize = 1 << 17;
 pub(super) const FORMAT: &str = "replay case";
 
-/// A parsed case.json; what only its session part needs is not read here.
+/// A parsed case.json.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Case {
     pub name: String,
     pub steps: Vec<Step>,
     #[serde(default)]
     pub tolerance: Tolerance,
+    /// For session folders: the turns that made the steps.
+    pub session: Option<SessionCase>,
     /// Seeds of weights that are not in the folder (RECIPE.md).
     pub recipe: Option<Recipe>,
+    /// Factors of single embedding rows, for weights by recipe.
+    #[serde(default)]
+    pub embedding_row_scale: BTreeMap<u32, f32>,
     /// Keys that replace those of config.json.
     #[serde(default)]
     pub effective_config: Map<String, Value>,

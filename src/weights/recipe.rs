@@ -19,6 +19,18 @@ use std::collections::BTreeMap;
 pub struct RecipeSource {
     label: String,
     tensors: BTreeMap<String, Recipe>,
+    exceptions: Exceptions,
+}
+
+/// Where a fixture departs from the common recipe.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Exceptions {
+    /// Factors of single rows of the embedding, by token id; applied after generation.
+    pub embedding_row_scale: BTreeMap<u32, f32>,
+    /// Values are rounded to bf16, to nearest even.
+    pub is_bf16: bool,
+    /// Gain of memory_q_proj and memory_k_proj, if not 1.
+    pub memory_qk_gain: Option<f64>,
 }
 
 struct Recipe {
@@ -71,6 +83,19 @@ impl RecipeSource {
         }))
     }
 
+    /// The same source with a fixture's exceptions.
+    pub fn with_exceptions(mut self, exceptions: Exceptions) -> RecipeSource {
+        if let Some(gain) = exceptions.memory_qk_gain {
+            for (name, recipe) in &mut self.tensors {
+                if name.ends_with("memory_q_proj") || name.ends_with("memory_k_proj") {
+                    recipe.scale = weight(gain, recipe.info.shape[1]);
+                }
+            }
+        }
+        self.exceptions = exceptions;
+        self
+    }
+
     fn new(
         label: String,
         seed: u64,
@@ -85,7 +110,8 @@ impl RecipeSource {
             };
             (name, recipe)
         };
-        RecipeSource { label, tensors: shapes.into_iter().map(recipe).collect() }
+        let tensors = shapes.into_iter().map(recipe).collect();
+        RecipeSource { label, tensors, exceptions: Exceptions::default() }
     }
 }
 
@@ -112,12 +138,27 @@ impl TensorSource for RecipeSource {
             "{} elements from {start} on are not inside {name}",
             out.len()
         );
-        for (i, x) in (start as u64..).zip(out) {
+        for (i, x) in (start as u64..).zip(out.iter_mut()) {
             let u = unit(recipe.key, i);
             *x = match recipe.scale {
                 Scale::Weight(amplitude) => u * amplitude,
                 Scale::Affine(center, spread) => center + u * spread,
             };
+        }
+        if name == "model.embed_tokens.weight" {
+            let n_columns = recipe.info.shape[1];
+            for (&row, factor) in &self.exceptions.embedding_row_scale {
+                let from = (row as usize).saturating_mul(n_columns).max(start);
+                let to = (row as usize + 1).saturating_mul(n_columns).min(start + out.len());
+                for x in out.get_mut(from - start..to.max(from) - start).into_iter().flatten() {
+                    *x *= factor;
+                }
+            }
+        }
+        if self.exceptions.is_bf16 {
+            for x in out {
+                *x = half::bf16::from_f32(*x).to_f32();
+            }
         }
         Ok(())
     }
@@ -252,15 +293,35 @@ mod tests {
     fn bf16_shards_are_the_recipe_rounded() {
         let folder = fixture("n_bf16_sharded");
         let (model, _) = configs(&folder);
-        let recipe = RecipeSource::backbone(&model, 54);
+        let recipe = RecipeSource::backbone(&model, 54)
+            .with_exceptions(Exceptions { is_bf16: true, ..Exceptions::default() });
         let shards = SafetensorsShards::open(&folder).unwrap();
         assert_eq!(recipe.names(), shards.names());
         for name in shards.names() {
             assert_eq!(shards.info(name).unwrap().dtype, DType::BF16);
-            let rounded: Vec<f32> = (recipe.read_all(name).unwrap().iter())
-                .map(|&x| half::bf16::from_f32(x).to_f32())
-                .collect();
+            let rounded = recipe.read_all(name).unwrap();
             assert!(rounded == shards.read_all(name).unwrap(), "{name}");
+        }
+    }
+
+    #[test]
+    fn scaled_embedding_rows_match_in_whole_and_in_pieces() {
+        let folder = fixture("s2_session_ssw_smollm3");
+        let (model, _) = configs(&folder);
+        let case = std::fs::read(folder.join("case.json")).unwrap();
+        let case: serde_json::Value = serde_json::from_slice(&case).unwrap();
+        let seed = case["seeds"]["base_seed"].as_u64().unwrap();
+        let scales = serde_json::from_value(case["embedding_row_scale"].clone()).unwrap();
+        let recipe = RecipeSource::backbone(&model, seed)
+            .with_exceptions(Exceptions { embedding_row_scale: scales, ..Exceptions::default() });
+        let stored = SafetensorsFile::open(folder.join("model.safetensors")).unwrap();
+        let name = "model.embed_tokens.weight";
+        let expected = stored.read_all(name).unwrap();
+        assert!(recipe.read_all(name).unwrap() == expected);
+        for (start, len) in [(96 * 64 - 3, 70), (97 * 64, 64), (100 * 64 + 1, 63), (0, 10)] {
+            let mut piece = vec![0.0; len];
+            recipe.read_f32(name, start, &mut piece).unwrap();
+            assert!(piece == expected[start..start + len], "{start}");
         }
     }
 

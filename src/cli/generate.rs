@@ -1,0 +1,150 @@
+//! `deltamem generate`: one prompt, one reply, for scripts.
+
+use super::Usage;
+use super::interrupt::{self, Replying};
+use super::keeper::Keeper;
+use super::memory::memory_json;
+use super::options::{ModelOptions, RunOptions};
+use super::output::{note, put};
+use super::talk::{Printer, TalkOptions, now_ms, per_second, remarks};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use deltamem::session::{Session, StopReason, Turn};
+use serde_json::{Value, json};
+use std::io::{IsTerminal, Read};
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+
+/// Longest prompt read from standard input, in bytes.
+const MAX_PROMPT_BYTES: u64 = 16 << 20;
+
+/// What to answer.
+#[derive(Args)]
+pub struct GenerateOptions {
+    /// The prompt [default: standard input]
+    prompt: Option<String>,
+    /// Print one JSON object instead of the text
+    #[arg(long)]
+    json: bool,
+    /// Begin with the memory of this profile [default: an empty memory]
+    #[arg(long, value_name = "PROFILE")]
+    memory: Option<String>,
+    /// Save the memory after the reply
+    #[arg(long, requires = "memory", conflicts_with = "read_only")]
+    save: bool,
+    #[command(flatten)]
+    talk: TalkOptions,
+    #[command(flatten)]
+    model: ModelOptions,
+    #[command(flatten)]
+    run: RunOptions,
+}
+
+/// Runs the command.
+pub fn run(options: &GenerateOptions) -> Result<ExitCode> {
+    interrupt::install()?;
+    let prompt = match options.prompt.as_deref() {
+        Some(prompt) if prompt != "-" => prompt.to_string(),
+        _ => prompt_from_stdin()?,
+    };
+    let model = options.model.load(&options.run)?;
+    pollster::block_on(async {
+        let mut session = Session::new(model, options.talk.session_options()).await?;
+        let mut turn_options = session.default_turn_options();
+        options.talk.apply(&mut turn_options)?;
+        let mut keeper = open_memory(options, &mut session).await?;
+
+        let replying = Replying::begin();
+        let mut printer = Printer::new();
+        let is_streamed = !options.json;
+        let turn = session
+            .turn(&prompt, &turn_options, &mut |piece| match is_streamed {
+                true => printer.piece(piece, &replying),
+                false if replying.is_interrupted() => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            })
+            .await?;
+        drop(replying);
+        if is_streamed {
+            printer.finish()?;
+        }
+        if let Some(keeper) = keeper.as_mut().filter(|_| options.save) {
+            let mut file = session.memory(now_ms()).await?;
+            if !keeper.save(&mut file, session.messages())? {
+                bail!("the memory is in use by another process; nothing was saved");
+            }
+        }
+        if options.json {
+            put!("{}", turn_json(&session, &turn).await?)?;
+        } else {
+            for remark in remarks(&turn, session.model().engine.context_window()) {
+                note!("[{remark}]");
+            }
+        }
+        let is_cancelled = turn.stop_reason == StopReason::Cancelled;
+        Ok(ExitCode::from(u8::from(is_cancelled)))
+    })
+}
+
+fn prompt_from_stdin() -> Result<String> {
+    if std::io::stdin().is_terminal() {
+        return Err(Usage("there is no prompt; give one or pipe it in".into()).into());
+    }
+    let mut bytes = Vec::new();
+    let mut input = std::io::stdin().lock().take(MAX_PROMPT_BYTES + 1);
+    input.read_to_end(&mut bytes).context("reading the prompt")?;
+    if bytes.len() as u64 > MAX_PROMPT_BYTES {
+        bail!("the prompt has more than {MAX_PROMPT_BYTES} bytes");
+    }
+    String::from_utf8(bytes).context("the prompt is not UTF-8")
+}
+
+/// Puts a profile's memory into the session.
+async fn open_memory(options: &GenerateOptions, session: &mut Session) -> Result<Option<Keeper>> {
+    let Some(profile) = &options.memory else {
+        return Ok(None);
+    };
+    let Some(identity) = session.model().identity.clone() else {
+        return Err(Usage("--memory needs a model with a δ-mem adapter".into()).into());
+    };
+    let mut keeper = Keeper::open(profile, &identity)?;
+    if options.save && !keeper.is_writer() {
+        return Err(deltamem::Error::Locked { path: keeper.memory().folder().into() }.into());
+    }
+    let found = keeper.find()?;
+    if let Some(damage) = found.damage {
+        note!("the newest generation of this memory cannot be read: {damage}");
+    }
+    match &found.file {
+        Some(file) => session.set_memory(file).await?,
+        None => note!("profile {profile} has no memory for this model yet"),
+    }
+    Ok(Some(keeper))
+}
+
+async fn turn_json(session: &Session, turn: &Turn) -> Result<Value> {
+    let memory = match session.model().identity {
+        Some(_) => memory_json(&session.memory(now_ms()).await?),
+        None => Value::Null,
+    };
+    let (prompt_s, decode_s) = (turn.prompt_time.as_secs_f64(), turn.decode_time.as_secs_f64());
+    let n_generated = turn.generated_ids.len();
+    Ok(json!({
+        "text": turn.answer,
+        "thoughts": turn.thoughts,
+        "stop_reason": turn.stop_reason,
+        "model": session.model().name,
+        "tokens": { "prompt": turn.prompt.full_tokens, "generated": n_generated },
+        "generated_ids": turn.generated_ids,
+        "timings": {
+            "prompt_seconds": prompt_s,
+            "decode_seconds": decode_s,
+            "prompt_tokens_per_second": per_second(turn.prompt.suffix_tokens, turn.prompt_time),
+            "decode_tokens_per_second": per_second(n_generated, turn.decode_time),
+        },
+        "memory_norms": { "before": turn.memory_norms.0, "after": turn.memory_norms.1 },
+        "memory": memory,
+        "prompt_ingest": turn.prompt,
+        "closing_ingest": turn.closing,
+    }))
+}

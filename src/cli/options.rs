@@ -1,0 +1,253 @@
+//! What several commands can be told: which model, how it is kept, on which device. Owns the
+//! defaults of these options and the loading that follows from them.
+
+use super::Usage;
+use super::output::note;
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use deltamem::engine::Engine;
+use deltamem::gpu::{Gpu, GpuOptions};
+use deltamem::loaded::{Device, LoadedModel, built_in, identity};
+use deltamem::memory_file::MemoryIdentity;
+use deltamem::model::{DEFAULT_CHUNK, LoadOptions};
+use deltamem::model_folder::{Adapter, ModelFolder};
+use deltamem::nano;
+use deltamem::shader::Storage;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+/// Which model.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Model")]
+pub struct ModelOptions {
+    /// Folder with a model's files as on Hugging Face [default: the built-in model]
+    #[arg(long, value_name = "FOLDER")]
+    pub model: Option<PathBuf>,
+    /// Folder with delta_mem_config.json and its adapter [default: the model's folder, if it has one]
+    #[arg(long, value_name = "FOLDER")]
+    pub adapter: Option<PathBuf>,
+    /// Use the bare backbone, without a memory
+    #[arg(long, conflicts_with = "adapter")]
+    pub no_adapter: bool,
+    /// How the weights are kept; a memory belongs to one of them
+    #[arg(long, value_enum, default_value_t = Weights::F16)]
+    pub weights: Weights,
+}
+
+/// How a model runs.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Model")]
+pub struct RunOptions {
+    /// How keys and values are kept
+    #[arg(long, value_enum, default_value_t = Kv::F16)]
+    pub kv: Kv,
+    /// Tokens that fit into the context [default: 4096, or the model's most if that is less]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub context: Option<u32>,
+    /// Tokens that are read together; changes speed, not results
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_CHUNK as u32,
+          value_parser = clap::value_parser!(u32).range(1..=MAX_CHUNK))]
+    pub chunk: u32,
+    #[command(flatten)]
+    pub device: DeviceOptions,
+}
+
+/// Where a model runs.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Device")]
+pub struct DeviceOptions {
+    /// Use the CPU twin of the shaders: slow, but needs no driver
+    #[arg(long, conflicts_with_all = ["gpu", "base_tier"])]
+    pub cpu: bool,
+    /// Use the GPU adapter whose name contains NAME
+    #[arg(long, value_name = "NAME")]
+    pub gpu: Option<String>,
+    /// Use plain WebGPU limits and no optional feature, whatever the adapter has
+    #[arg(long)]
+    pub base_tier: bool,
+}
+
+/// Largest `--chunk`; activations grow with it.
+const MAX_CHUNK: i64 = 4096;
+
+/// How weights are kept.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weights {
+    F32,
+    F16,
+    Q8,
+    Q4,
+}
+
+impl Weights {
+    /// All of them, from exact to small.
+    pub const ALL: [Weights; 4] = [Weights::F32, Weights::F16, Weights::Q8, Weights::Q4];
+
+    /// The library's name for it.
+    pub fn storage(self) -> Storage {
+        match self {
+            Weights::F32 => Storage::F32,
+            Weights::F16 => Storage::F16,
+            Weights::Q8 => Storage::Q8,
+            Weights::Q4 => Storage::Q4,
+        }
+    }
+}
+
+/// How keys and values are kept.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kv {
+    F32,
+    F16,
+}
+
+impl Kv {
+    /// The library's name for it.
+    pub fn storage(self) -> Storage {
+        match self {
+            Kv::F32 => Storage::F32,
+            Kv::F16 => Storage::F16,
+        }
+    }
+}
+
+impl DeviceOptions {
+    /// Opens the device.
+    pub fn open(&self) -> Result<Device> {
+        if self.cpu {
+            return Ok(Device::Cpu);
+        }
+        let gpu = pollster::block_on(Gpu::open(&self.gpu_options()));
+        Ok(Device::Gpu(gpu.map_err(|error| match error {
+            deltamem::Error::NoAdapter { reason } if self.gpu.is_none() => {
+                let reason = format!("{reason}; --cpu needs none");
+                deltamem::Error::NoAdapter { reason }
+            }
+            error => error,
+        })?))
+    }
+
+    /// The same as the library wants it.
+    pub fn gpu_options(&self) -> GpuOptions {
+        GpuOptions { adapter: self.gpu.clone(), base_tier: self.base_tier }
+    }
+}
+
+/// What to call a device in output.
+pub fn device_name(device: &Device) -> String {
+    match device {
+        Device::Gpu(gpu) => gpu.info.name.clone(),
+        Device::Cpu => "cpu".into(),
+    }
+}
+
+/// What to call the device of a loaded engine in output.
+pub fn engine_name(engine: &Engine) -> String {
+    match engine {
+        Engine::Gpu(model) => model.gpu().info.name.clone(),
+        Engine::Cpu(_) => "cpu".into(),
+    }
+}
+
+impl ModelOptions {
+    /// Opens the model's files and its adapter; nothing is loaded yet.
+    pub fn open(&self) -> Result<(ModelFolder, Option<Adapter>)> {
+        let (folder, own_adapter) = match &self.model {
+            None => {
+                let (folder, adapter) = built_in()?;
+                (folder, Some(adapter))
+            }
+            Some(path) => {
+                let folder = ModelFolder::open(path)?;
+                let has_own = self.adapter.is_none() && !self.no_adapter;
+                let own = match has_own && path.join("delta_mem_config.json").exists() {
+                    true => Some(Adapter::open(path, &folder.config)?),
+                    false => None,
+                };
+                (folder, own)
+            }
+        };
+        let adapter = match &self.adapter {
+            _ if self.no_adapter => None,
+            Some(path) => Some(Adapter::open(path, &folder.config)?),
+            None => own_adapter,
+        };
+        Ok((folder, adapter))
+    }
+
+    /// What memories of this model are bound to. Reads little and needs no GPU.
+    pub fn identity(&self) -> Result<MemoryIdentity> {
+        let (folder, adapter) = self.open()?;
+        let Some(adapter) = adapter else {
+            let name = &folder.name;
+            let reason =
+                format!("{name} has no δ-mem adapter, so it has no memories; see --adapter");
+            return Err(Usage(reason).into());
+        };
+        Ok(identity(&folder, &adapter, self.weights.storage())?)
+    }
+
+    /// Loads the model onto a device, with a progress bar where somebody can see it.
+    pub fn load(&self, run: &RunOptions) -> Result<LoadedModel> {
+        // the files first: a wrong path is the more common mistake
+        let (folder, adapter) = self.open()?;
+        let device = run.device.open()?;
+        if self.model.is_none() {
+            note!("{}", nano::NOTICE);
+        }
+        let options = run.load_options(self.weights);
+        let mut progress = LoadProgress::new(&folder.name);
+        let mut set = |done, of| progress.set(done, of);
+        let load = LoadedModel::load(&folder, adapter.as_ref(), &device, &options, &mut set);
+        pollster::block_on(load).with_context(|| format!("loading {}", folder.name))
+    }
+}
+
+impl RunOptions {
+    /// The same as the library wants it.
+    pub fn load_options(&self, weights: Weights) -> LoadOptions {
+        LoadOptions {
+            weights: weights.storage(),
+            kv: self.kv.storage(),
+            context_window: self.context.map(|n| n as usize),
+            chunk: self.chunk as usize,
+            ..LoadOptions::default()
+        }
+    }
+}
+
+/// A bar on standard error while weights are loaded; nothing if that is no terminal.
+pub struct LoadProgress(Option<ProgressBar>);
+
+impl LoadProgress {
+    /// A bar at 0.
+    pub fn new(name: &str) -> LoadProgress {
+        if !std::io::stderr().is_terminal() {
+            return LoadProgress(None);
+        }
+        let bar = ProgressBar::new(0);
+        let style = "loading {msg} {wide_bar} {percent}% {eta}";
+        if let Ok(style) = ProgressStyle::with_template(style) {
+            bar.set_style(style);
+        }
+        bar.set_message(super::output::printable(name));
+        LoadProgress(Some(bar))
+    }
+
+    /// `done` of `total` weights are loaded.
+    pub fn set(&mut self, done: u64, total: u64) {
+        if let Some(bar) = &self.0 {
+            bar.set_length(total);
+            bar.set_position(done);
+        }
+    }
+}
+
+impl Drop for LoadProgress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,556 @@
+//! The built program, as a person or a script runs it: on the built-in model, each test with a data
+//! directory of its own. Most run on the CPU twin; what runs on a GPU says so.
+
+mod common;
+
+use serde_json::Value;
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use tempfile::TempDir;
+
+/// A data directory, and the program with it.
+struct Home(TempDir);
+
+impl Home {
+    fn new() -> Home {
+        Home(tempfile::tempdir().expect("a folder"))
+    }
+
+    fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_deltamem"));
+        command.env("DELTAMEM_DATA_DIR", self.0.path().join("data"));
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Run {
+        Run::from(self.command(arguments).output().expect("the program"))
+    }
+
+    /// Runs with `input` on standard input.
+    fn pipe(&self, arguments: &[&str], input: &str) -> Run {
+        let mut child = self.command(arguments).stdin(Stdio::piped()).spawn().expect("the program");
+        let mut stdin = child.stdin.take().expect("its input");
+        stdin.write_all(input.as_bytes()).expect("it reads");
+        drop(stdin);
+        Run::from(child.wait_with_output().expect("its output"))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// The bytes of a profile's memory.
+    fn exported(&self, profile: &str) -> Vec<u8> {
+        let path = self.path("exported.dmem");
+        let path = path.to_str().expect("a plain name");
+        self.run(&["memory", "export", "--force", profile, path]).ok();
+        std::fs::read(path).expect("the file")
+    }
+}
+
+/// What a run left behind.
+#[derive(Debug)]
+struct Run {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl From<Output> for Run {
+    fn from(output: Output) -> Run {
+        let run = Run {
+            code: output.status.code(),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        };
+        assert!(!run.err.contains("panicked"), "{run:?}");
+        run
+    }
+}
+
+impl Run {
+    fn ok(self) -> Run {
+        self.expect(0)
+    }
+
+    fn expect(self, code: i32) -> Run {
+        assert_eq!(self.code, Some(code), "{self:#?}");
+        self
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {self:#?}"))
+    }
+
+    fn json_lines(&self) -> Vec<Value> {
+        let parse = |line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        self.out.lines().map(parse).collect()
+    }
+
+    fn err_has(&self, text: &str) {
+        assert!(self.err.contains(text), "no {text:?} in {self:#?}");
+    }
+
+    fn out_has(&self, text: &str) {
+        assert!(self.out.contains(text), "no {text:?} in {self:#?}");
+    }
+}
+
+const CHAT: [&str; 6] = ["chat", "--cpu", "--max-tokens", "4", "--seed", "1"];
+
+/// One saved turn in profile `profile`.
+fn one_turn(home: &Home, profile: &str) {
+    let talk = ["generate", "hello", "--cpu", "--max-tokens", "4", "--save", "--memory", profile];
+    home.run(&talk).ok();
+}
+
+#[test]
+fn every_command_has_help() {
+    let home = Home::new();
+    let memory = ["list", "show", "export", "import", "diff", "forget", "snapshots", "undo"];
+    let mut commands: Vec<Vec<&str>> = vec![vec![]];
+    let top = ["chat", "run", "generate", "replay", "doctor", "bench", "memory"];
+    commands.extend(top.map(|name| vec![name]));
+    commands.extend(memory.map(|name| vec!["memory", name]));
+    for mut command in commands {
+        command.push("--help");
+        home.run(&command).ok().out_has("Usage: deltamem");
+    }
+    home.run(&["--version"]).ok().out_has(env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn a_wrong_command_line_exits_with_2() {
+    let home = Home::new();
+    let wrong: [&[&str]; 8] = [
+        &[],
+        &["nonsense"],
+        &["replay"],
+        &["chat", "--weights", "q1"],
+        &["replay", "x", "--chunk", "0"],
+        &["generate", "x", "--save"],
+        &["generate", "x", "--cpu", "--top-p", "3"],
+        &["memory", "show", "Not A Profile"],
+    ];
+    for arguments in wrong {
+        let run = home.run(arguments).expect(2);
+        assert!(run.out.is_empty() && !run.err.is_empty(), "{run:?}");
+    }
+}
+
+#[test]
+fn replay_passes_on_the_cpu_twin() {
+    let wanted = ["g_carry", "s6_session_readonly_smollm3"];
+    let folders = common::fixtures(|name| wanted.contains(&name));
+    let mut arguments: Vec<&OsStr> = vec!["replay".as_ref(), "--cpu".as_ref()];
+    arguments.extend(folders.iter().map(|folder| folder.as_os_str()));
+    let run = Home::new().run(&arguments).ok();
+    let lines = run.json_lines();
+    assert_eq!(lines.len(), folders.len());
+    for line in &lines {
+        assert_eq!(line["passed"], true, "{line}");
+        assert_eq!(line["exact"], true, "{line}");
+        assert_eq!(line["adapter"], "cpu", "{line}");
+    }
+    assert_eq!(lines[0]["session"], Value::Null);
+    assert_eq!(lines[1]["session"]["passed"], true, "{}", lines[1]);
+    run.err_has("2/2 passed");
+}
+
+#[test]
+fn replay_passes_on_the_gpu() {
+    if common::gpu(false).is_none() {
+        return;
+    }
+    let folders = common::fixtures(|name| ["c_msw4", "k_qwen3_base"].contains(&name));
+    for chunk in ["7", "whole"] {
+        let mut arguments: Vec<&OsStr> =
+            vec!["replay".as_ref(), "--chunk".as_ref(), chunk.as_ref()];
+        arguments.extend(folders.iter().map(|folder| folder.as_os_str()));
+        let run = Home::new().run(&arguments).ok();
+        for line in &run.json_lines() {
+            assert_eq!(line["passed"], true, "{line}");
+            assert_ne!(line["adapter"], "cpu", "{line}");
+        }
+        run.err_has("2/2 passed");
+    }
+}
+
+#[test]
+fn replay_in_fewer_bits_reports_its_error_and_does_not_judge() {
+    let folder = common::fixtures(|name| name == "g_carry").remove(0);
+    let folder = folder.to_str().expect("a plain name");
+    let run = Home::new().run(&["replay", "--cpu", "--weights", "q8", folder]).ok();
+    let line = &run.json_lines()[0];
+    assert_eq!(line["passed"], Value::Null);
+    assert_eq!(line["exact"], false);
+    assert_eq!(line["weights"], "q8");
+    let error = line["logits"]["error"].as_f64().expect("a number");
+    assert!(error > 1e-4, "q8 cannot be that exact: {error}");
+}
+
+#[test]
+fn replay_of_a_broken_folder_fails_and_the_others_still_run() {
+    let home = Home::new();
+    let good = common::fixtures(|name| name == "k_qwen3_base").remove(0);
+    let bad = home.path("truncated");
+    std::fs::create_dir(&bad).expect("a folder");
+    for entry in std::fs::read_dir(&good).expect("the fixture") {
+        let path = entry.expect("an entry").path();
+        let mut bytes = std::fs::read(&path).expect("a file");
+        if path.ends_with("model.safetensors") {
+            bytes.truncate(bytes.len() / 2);
+        }
+        std::fs::write(bad.join(path.file_name().expect("a name")), bytes).expect("a copy");
+    }
+    let missing = home.path("missing");
+    let arguments: [&OsStr; 5] =
+        ["replay".as_ref(), "--cpu".as_ref(), bad.as_ref(), missing.as_ref(), good.as_ref()];
+    let run = home.run(&arguments).expect(1);
+    let lines = run.json_lines();
+    let found: Vec<_> = lines.iter().map(|l| (&l["passed"], &l["error"]["code"])).collect();
+    let (no, yes) = (Value::from(false), Value::from(true));
+    let (format, io) = (Value::from("format"), Value::from("io"));
+    assert_eq!(found, [(&no, &format), (&no, &io), (&yes, &Value::Null)]);
+    assert_eq!(lines[0]["name"], "truncated");
+    run.err_has("1/3 passed");
+
+    // the folder above finds the one case in it
+    let above = home.0.path().to_str().expect("a plain name");
+    assert_eq!(home.run(&["replay", "--cpu", above]).expect(1).json_lines().len(), 1);
+}
+
+#[test]
+fn a_closed_pipe_is_no_error() {
+    let mut child = Home::new().command(&["doctor", "--cpu"]).spawn().expect("the program");
+    drop(child.stdout.take());
+    Run::from(child.wait_with_output().expect("its end")).ok();
+}
+
+#[test]
+fn doctor_answers_without_a_gpu() {
+    let home = Home::new();
+    // a driver that is not there leaves the loader, old or new, without any adapter
+    let mut command = home.command(&["doctor", "--json"]);
+    for name in ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"] {
+        command.env(name, home.path("none"));
+    }
+    let output = command.env_remove("VK_ADD_DRIVER_FILES").output();
+    let report = Run::from(output.expect("the program")).ok().json();
+    if cfg!(target_os = "linux") {
+        assert_eq!(report["problem"]["code"], "no_adapter");
+        assert_eq!(report["adapters"], Value::Array(vec![]));
+    }
+    let models = report["models"].as_array().expect("a list");
+    let smollm3 = models.iter().find(|m| m["model"] == "SmolLM3-3B" && m["weights"] == "q4");
+    let weights = smollm3.expect("it is listed")["weights_bytes"].as_u64().expect("a number");
+    assert!((1_600_000_000..1_800_000_000).contains(&weights), "{weights}");
+    assert_eq!(report["memories"]["stored"], 0);
+    assert!(!home.path("data").exists(), "looking made the folder");
+    home.run(&["doctor", "--cpu"]).ok().out_has("Qwen3-4B-Instruct");
+}
+
+#[test]
+fn bench_measures_with_and_without_memory() {
+    let arguments =
+        ["bench", "--cpu", "--json", "--lengths", "4,9", "--decode", "2", "--runs", "1"];
+    let report = Home::new().run(&arguments).ok().json();
+    let results = report["results"].as_array().expect("a list");
+    let with_memory: Vec<_> = results.iter().map(|r| r["delta_mem"].clone()).collect();
+    assert_eq!(with_memory, [true, false]);
+    for result in results {
+        let lengths = result["lengths"].as_array().expect("a list");
+        assert_eq!(lengths.len(), 2);
+        for length in lengths {
+            assert!(length["prefill_tokens_per_second"].as_f64() > Some(0.0), "{length}");
+            assert!(length["decode_tokens_per_second"].as_f64() > Some(0.0), "{length}");
+        }
+    }
+    assert_eq!(report["adapter"], "cpu");
+}
+
+#[test]
+fn a_memory_is_exported_and_imported_byte_for_byte() {
+    let home = Home::new();
+    one_turn(&home, "a");
+    let exported = home.exported("a");
+    let file = home.path("a.dmem");
+    let file = file.to_str().expect("a plain name");
+    home.run(&["memory", "export", "a", file]).ok();
+    assert_eq!(std::fs::read(file).expect("the file"), exported);
+    // not over something else
+    home.run(&["memory", "export", "a", file]).expect(1).err_has("--force");
+
+    home.run(&["memory", "import", file, "b"]).ok();
+    assert_eq!(home.exported("b"), exported);
+    let same = home.run(&["memory", "diff", file, "b", "--json"]).ok().json();
+    assert_eq!(same["total"]["distance"], 0.0);
+    assert_eq!(same["different_model"], Value::Null);
+    let cosine = same["total"]["cosine"].as_f64().expect("a number");
+    assert!((cosine - 1.0).abs() < 1e-9, "{cosine}");
+
+    let shown = home.run(&["memory", "show", file, "--json"]).ok().json();
+    assert_eq!(shown["counters"]["turns"], 1);
+    assert!(shown["norm"].as_f64() > Some(0.0));
+    home.run(&["memory", "show", "b"]).ok().out_has("layer   3");
+    let list = home.run(&["memory", "list", "--json"]).ok().json();
+    let profiles: Vec<_> =
+        list.as_array().expect("a list").iter().map(|m| m["profile"].clone()).collect();
+    assert_eq!(profiles, ["a", "b"]);
+}
+
+#[test]
+fn a_memory_that_does_not_fit_is_refused_and_nothing_changes() {
+    let home = Home::new();
+    one_turn(&home, "a");
+    let before = home.exported("a");
+    let file = home.path("exported.dmem");
+    let file = file.to_str().expect("a plain name");
+    let run = home.run(&["memory", "import", file, "a", "--weights", "q8"]).expect(1);
+    run.err_has("weights quantisation is f16");
+    run.err_has("[memory_mismatch]");
+    let damaged = home.path("damaged.dmem");
+    std::fs::write(&damaged, &before[..before.len() - 1]).expect("a file");
+    let damaged = damaged.to_str().expect("a plain name");
+    home.run(&["memory", "import", damaged, "a"]).expect(1).err_has("[format]");
+    let list = home.run(&["memory", "list", "--json"]).ok().json();
+    assert_eq!(list.as_array().expect("a list").len(), 1);
+    assert_eq!(list[0]["generations"], 1);
+    assert_eq!(home.exported("a"), before);
+}
+
+#[test]
+fn a_memory_can_be_undone_and_forgotten() {
+    let home = Home::new();
+    one_turn(&home, "a");
+    one_turn(&home, "a");
+    let turns = |home: &Home| {
+        home.run(&["memory", "show", "a", "--json"]).ok().json()["counters"]["turns"].clone()
+    };
+    assert_eq!(turns(&home), 2);
+    home.run(&["memory", "undo", "a"]).ok();
+    assert_eq!(turns(&home), 1);
+    let kept = home.run(&["memory", "snapshots", "a", "--json"]).ok().json();
+    assert_eq!(kept.as_array().expect("a list").len(), 3);
+    // nobody to ask
+    home.run(&["memory", "forget", "a"]).expect(2);
+    assert_eq!(turns(&home), 1);
+    let typed = home.path("data").join("history").join("a.txt");
+    std::fs::create_dir_all(typed.parent().expect("a folder")).expect("a folder");
+    std::fs::write(&typed, "my secret").expect("a file");
+    home.run(&["memory", "forget", "a", "--yes"]).ok().out_has("3 generations");
+    assert!(!typed.exists(), "typed lines come back");
+    assert_eq!(home.run(&["memory", "list", "--json"]).ok().json(), Value::Array(vec![]));
+    home.run(&["memory", "show", "a"]).expect(1);
+}
+
+#[test]
+fn a_chat_over_a_pipe_remembers_after_a_restart() {
+    let home = Home::new();
+    let first = home.pipe(&CHAT, "hello\n/bye\n").ok();
+    assert!(!first.out.trim().is_empty(), "{first:?}");
+    first.err_has("untrained");
+    first.err_has("a new memory");
+    let saved = home.exported("default");
+
+    let second = home.pipe(&CHAT, "/memory\n").ok();
+    second.err_has("memory of 1 turns");
+    second.out_has("seen        1 turns");
+    assert_eq!(home.exported("default"), saved, "looking changed the memory");
+
+    let third = home.pipe(&CHAT, "\"\"\"two\nlines\"\"\"\n/stats\n/save\n").ok();
+    third.out_has("messages     2");
+    third.err_has("saved as generation 3");
+    let shown = home.run(&["memory", "show", "--json"]).ok().json();
+    assert_eq!(shown["counters"]["turns"], 2);
+
+    let mut resuming = CHAT.to_vec();
+    resuming.push("--resume");
+    home.pipe(&resuming, "/bye\n").ok().err_has("a conversation of 2 messages");
+}
+
+#[test]
+fn chat_commands_do_what_they_say() {
+    let home = Home::new();
+    let script = "hello\n/undo\n/stats\n/set temperature 0.7\n/set\n/pause\nhello\n/resume\n/memory\n\
+                  /forget\n/memory\n/help\n";
+    let run = home.pipe(&CHAT, script).ok();
+    run.err_has("the last turn is taken back");
+    run.out_has("messages     0");
+    run.out_has("temperature     0.7");
+    run.err_has("read and not written");
+    run.err_has("deleted:");
+    // the turn taken back does not count, the paused one wrote nothing
+    run.out_has("0 of them written by 0 writes");
+    run.err_has("deleted: 2 generations");
+    run.out_has("/readonly on|off");
+    assert_eq!(home.run(&["memory", "list", "--json"]).ok().json(), Value::Array(vec![]));
+
+    let wrong = home.pipe(&CHAT, "/nonsense\n/set top_p 3\n/set colour red\nhello\n").expect(1);
+    assert_eq!(wrong.err.matches("error: ").count(), 3, "{wrong:?}");
+    assert!(!wrong.out.trim().is_empty(), "the chat ended: {wrong:?}");
+}
+
+#[test]
+fn memories_move_between_chats_through_files() {
+    let home = Home::new();
+    let file = home.path("m.dmem");
+    let file = file.to_str().expect("a plain name");
+    let mut ephemeral = CHAT.to_vec();
+    ephemeral.push("--ephemeral");
+    home.pipe(&ephemeral, &format!("hello\n/save {file}\n")).ok();
+    assert!(!home.path("data").join("memories").exists(), "--ephemeral saved something");
+    home.pipe(&CHAT, &format!("/load {file}\n")).ok().err_has("memory of 1 turns");
+    let same = home.run(&["memory", "diff", file, "default", "--json"]).ok().json();
+    assert_eq!(same["total"]["distance"], 0.0);
+
+    let text = home.path("precious.txt");
+    std::fs::write(&text, "precious").expect("a file");
+    let text = text.to_str().expect("a plain name");
+    let run = home.pipe(&CHAT, &format!("/save {text}\n/load {text}\n")).expect(1);
+    run.err_has("is not a memory");
+    run.err_has("[format]");
+    assert_eq!(std::fs::read(text).expect("the file"), b"precious");
+}
+
+#[test]
+fn generate_prints_one_object() {
+    let home = Home::new();
+    let arguments = ["generate", "--cpu", "--json", "--max-tokens", "3", "--seed", "5"];
+    let first = home.pipe(&arguments, "hello").ok().json();
+    assert_eq!(first["stop_reason"], "max_tokens");
+    assert_eq!(first["tokens"]["generated"], 3);
+    assert_eq!(first["memory_norms"]["before"], 0.0);
+    assert!(first["memory_norms"]["after"].as_f64() > Some(0.0));
+    let second = home.pipe(&arguments, "hello").ok().json();
+    assert_eq!(first["generated_ids"], second["generated_ids"], "same seed, same reply");
+    assert!(!home.path("data").exists(), "generate saved something");
+    home.pipe(&arguments, " \n").expect(1).err_has("[messages]");
+
+    let bare = ["generate", "hello", "--cpu", "--json", "--max-tokens", "3", "--no-adapter"];
+    assert_eq!(home.run(&bare).ok().json()["memory"], Value::Null);
+}
+
+/// Starts a chat with an open input.
+fn start_chat(home: &Home, more: &[&str]) -> Child {
+    let mut arguments = vec!["chat", "--cpu", "--seed", "1"];
+    arguments.extend(more);
+    home.command(&arguments).stdin(Stdio::piped()).spawn().expect("the program")
+}
+
+/// Sends a line and waits for the first byte of the reply.
+fn say_and_wait(child: &mut Child, line: &str) {
+    let stdin = child.stdin.as_mut().expect("its input");
+    stdin.write_all(line.as_bytes()).expect("it reads");
+    let mut byte = [0];
+    child.stdout.as_mut().expect("its output").read_exact(&mut byte).expect("a reply");
+}
+
+#[test]
+fn a_killed_chat_keeps_the_last_finished_turn() {
+    let home = Home::new();
+    home.pipe(&CHAT, "hello\n").ok();
+    let saved = home.exported("default");
+    let mut child = start_chat(&home, &["--max-tokens", "1900", "--temperature", "1"]);
+    say_and_wait(&mut child, "tell me a very long story\n");
+    // SIGKILL: the program cannot clean up
+    child.kill().expect("it runs");
+    child.wait().expect("its end");
+    assert_eq!(home.exported("default"), saved);
+    let again = home.pipe(&CHAT, "hello\n").ok();
+    again.err_has("memory of 1 turns");
+    let shown = home.run(&["memory", "show", "--json"]).ok().json();
+    assert_eq!(shown["counters"]["turns"], 2);
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_the_reply_and_not_the_chat() {
+    let home = Home::new();
+    let mut child = start_chat(&home, &["--max-tokens", "1900", "--temperature", "1"]);
+    say_and_wait(&mut child, "tell me a very long story\n");
+    // the shell's own `kill`: the program of that name is not everywhere
+    let kill = Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status();
+    assert!(kill.expect("a shell").success());
+    let mut stdin = child.stdin.take().expect("its input");
+    stdin.write_all(b"/stats\n").expect("it still reads");
+    drop(stdin);
+    let run = Run::from(child.wait_with_output().expect("its output")).ok();
+    run.err_has("[stopped]");
+    run.out_has("messages     2");
+    let shown = home.run(&["memory", "show", "--json"]).ok().json();
+    assert_eq!(shown["counters"]["turns"], 1, "the reply that was stopped is remembered");
+}
+
+#[test]
+fn only_one_process_writes_a_memory() {
+    let home = Home::new();
+    one_turn(&home, "default");
+    let saved = home.exported("default");
+    let mut first = start_chat(&home, &[]);
+    let mut lines = BufReader::new(first.stdout.take().expect("its output")).lines();
+    first.stdin.as_mut().expect("its input").write_all(b"/stats\n").expect("it reads");
+    lines.next().expect("a line").expect("its answer");
+
+    let second = home.pipe(&CHAT, "hello\n/resume\n").expect(1);
+    second.err_has("in use by another process");
+    assert!(!second.out.trim().is_empty(), "it did not answer: {second:?}");
+    let file = home.path("exported.dmem");
+    let import: [&OsStr; 4] =
+        ["memory".as_ref(), "import".as_ref(), file.as_ref(), "default".as_ref()];
+    home.run(&import).expect(1).err_has("[locked]");
+    home.run(&["memory", "forget", "--yes"]).expect(1).err_has("[locked]");
+    assert_eq!(home.exported("default"), saved);
+
+    drop(first.stdin.take());
+    assert!(first.wait().expect("its end").success());
+    home.run(&import).ok();
+}
+
+#[test]
+fn a_damaged_memory_is_reported_and_the_one_before_is_used() {
+    let home = Home::new();
+    one_turn(&home, "default");
+    one_turn(&home, "default");
+    let newest = newest_generation(&home.path("data"));
+    let bytes = std::fs::read(&newest).expect("the newest generation");
+    std::fs::write(&newest, &bytes[..bytes.len() / 2]).expect("a damaged file");
+    let run = home.pipe(&CHAT, "hello\n").ok();
+    run.err_has("cannot be read");
+    run.err_has("memory of 1 turns");
+    let shown = home.run(&["memory", "show", "--json"]).ok().json();
+    assert_eq!(shown["counters"]["turns"], 2);
+}
+
+/// The last `.dmem` file below a folder, by name.
+fn newest_generation(folder: &Path) -> PathBuf {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false if path.extension().is_some_and(|e| e == "dmem") => found.push(path),
+                false => {}
+            }
+        }
+    }
+    found.sort();
+    found.pop().expect("a memory")
+}
+
+#[test]
+fn a_chat_runs_on_the_gpu() {
+    if common::gpu(false).is_none() {
+        return;
+    }
+    let home = Home::new();
+    let arguments = ["chat", "--max-tokens", "4", "--seed", "1"];
+    home.pipe(&arguments, "hello\n").ok();
+    // the CPU twin goes on with the same memory
+    home.pipe(&CHAT, "/bye\n").ok().err_has("memory of 1 turns");
+}

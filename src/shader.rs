@@ -86,12 +86,14 @@ pub const MATMUL_TILE: u32 = 32;
 /// Candidates that `top_k` has room for (`CAPACITY`): 256 and their ties.
 pub const TOP_K_CAPACITY: u32 = 320;
 
-/// The complete WGSL of a kernel.
+/// The complete WGSL of a kernel. `flags` are params that choose between ways through the kernel;
+/// they become literals, so that each way is compiled by itself and nothing is decided at run time
+/// (lavapipe would compile anew at every dispatch whose uniforms steer an `if`).
 ///
 /// # Panics
 /// If there is no kernel of this name or it imports a file that does not exist: both are faults of
 /// this crate that the shader tests find.
-pub fn source(kernel: &str, variant: &Variant) -> String {
+pub fn source(kernel: &str, variant: &Variant, flags: &[(&str, u32)]) -> String {
     let body = find(KERNELS, kernel);
     let mut text = String::new();
     let wants = |name: &str| body.lines().any(|l| l.trim() == format!("#import {name}"));
@@ -116,6 +118,9 @@ pub fn source(kernel: &str, variant: &Variant) -> String {
             None => text.push_str(line),
         }
         text.push('\n');
+    }
+    for (name, value) in flags {
+        text = text.replace(&format!("params.{name}"), &format!("{value}u"));
     }
     text.replace("KV_ACCESS", if variant.kv_write { "read_write" } else { "read" })
 }

@@ -91,7 +91,7 @@ fn expected_bindings(spec: &KernelSpec, variant: &Variant) -> BTreeSet<(u32, &'s
         expected.insert((0, "uniform"));
     }
     if spec.uses_step {
-        expected.insert((1, "uniform"));
+        expected.insert((1, "read"));
     }
     if spec.uses_weight {
         expected.insert((8, "read"));
@@ -124,14 +124,28 @@ fn fields(fields: &[(&str, &str)]) -> Vec<(String, String, u32)> {
     numbered.map(|((name, kind), at)| (name.to_string(), kind.to_string(), at)).collect()
 }
 
+/// Every combination of a kernel's flags.
+fn flag_sets(spec: &KernelSpec) -> Vec<Vec<(&'static str, u32)>> {
+    let mut sets = vec![Vec::new()];
+    for (name, values) in spec.flags {
+        assert!(spec.params.iter().any(|(param, kind)| param == name && *kind == "u32"));
+        let with = |set: &Vec<_>, value: u32| [set.as_slice(), &[(*name, value)]].concat();
+        sets = sets.iter().flat_map(|set| values.iter().map(move |&v| with(set, v))).collect();
+    }
+    sets
+}
+
 #[test]
 fn every_shader_is_valid_and_matches_its_host_side() {
     let mut failures = String::new();
     let mut checked = 0;
     for spec in SPECS {
         let mut sources = BTreeSet::new();
-        for variant in variants(spec) {
-            let source = shader::source(spec.name, &variant);
+        let flag_sets = flag_sets(spec);
+        for (variant, flags) in
+            variants(spec).iter().flat_map(|v| flag_sets.iter().map(move |f| (v, f)))
+        {
+            let source = shader::source(spec.name, variant, flags);
             if !sources.insert(source.clone()) {
                 continue; // this kernel does not depend on what differs
             }
@@ -143,7 +157,7 @@ fn every_shader_is_valid_and_matches_its_host_side() {
                     continue;
                 }
             };
-            let (found, expected) = (bindings(&module), expected_bindings(spec, &variant));
+            let (found, expected) = (bindings(&module), expected_bindings(spec, variant));
             if found != expected {
                 writeln!(failures, "{}: bindings {found:?}, host {expected:?}", spec.name).unwrap();
             }
@@ -211,16 +225,16 @@ fn the_browser_prelude_comes_first_and_only_where_needed() {
     let mut variant = variants(SPECS[0])[0];
     variant.subgroups = true;
     variant.enable_subgroups_line = true;
-    assert!(shader::source("matvec", &variant).starts_with("enable subgroups;\n"));
-    assert!(!shader::source("silu_mul", &variant).contains("enable"));
+    assert!(shader::source("matvec", &variant, &[]).starts_with("enable subgroups;\n"));
+    assert!(!shader::source("silu_mul", &variant, &[]).contains("enable"));
     variant.f16 = true;
     variant.weight = Storage::F16;
-    assert!(shader::source("embed", &variant).starts_with("enable f16;\n"));
+    assert!(shader::source("embed", &variant, &[]).starts_with("enable f16;\n"));
 }
 
 #[test]
 fn a_broken_shader_is_noticed() {
     let variant = variants(SPECS[0])[0];
-    let broken = shader::source("argmax", &variant).replace("best = key;", "best = 1.0;");
+    let broken = shader::source("argmax", &variant, &[]).replace("best = key;", "best = 1.0;");
     assert!(parse(&broken).is_err());
 }

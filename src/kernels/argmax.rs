@@ -11,6 +11,7 @@ params! {
 pub(super) const SPEC: KernelSpec = KernelSpec {
     name: "argmax",
     params: ArgmaxParams::FIELDS,
+    flags: &[],
     bindings: &[(2, Access::Read), (10, Access::ReadWrite)],
     uses_step: false,
     uses_weight: false,

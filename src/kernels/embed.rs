@@ -18,6 +18,7 @@ params! {
 pub(super) const SPEC: KernelSpec = KernelSpec {
     name: "embed",
     params: EmbedParams::FIELDS,
+    flags: &[],
     bindings: &[(2, Access::Read), (10, Access::ReadWrite)],
     uses_step: true,
     uses_weight: true,

@@ -22,6 +22,7 @@ params! {
 pub(super) const MATVEC: KernelSpec = KernelSpec {
     name: "matvec",
     params: LinearParams::FIELDS,
+    flags: &[("accumulate", &[0, 1])],
     bindings: &[(2, Access::Read), (10, Access::ReadWrite)],
     uses_step: false,
     uses_weight: true,

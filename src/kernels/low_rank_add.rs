@@ -19,6 +19,7 @@ params! {
 pub(super) const SPEC: KernelSpec = KernelSpec {
     name: "low_rank_add",
     params: LowRankAddParams::FIELDS,
+    flags: &[("accumulate", &[0, 1])],
     bindings: &[(2, Access::Read), (3, Access::Read), (10, Access::ReadWrite)],
     uses_step: true,
     uses_weight: false,

@@ -23,6 +23,12 @@ params! {
 pub(super) const SPEC: KernelSpec = KernelSpec {
     name: "memory_project",
     params: MemoryProjectParams::FIELDS,
+    flags: &[
+        ("normalize_qk", &[0, 1]),
+        ("lambda_mode", &[0, 1, 2]),
+        ("erase_lambda", &[0, 1]),
+        ("over_groups", &[0, 1]),
+    ],
     bindings: &[(2, Access::Read), (3, Access::Read), (10, Access::ReadWrite)],
     uses_step: true,
     uses_weight: false,

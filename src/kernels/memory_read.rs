@@ -12,6 +12,7 @@ params! {
 pub(super) const SPEC: KernelSpec = KernelSpec {
     name: "memory_read",
     params: MemoryReadParams::FIELDS,
+    flags: &[],
     bindings: &[(2, Access::Read), (3, Access::Read), (10, Access::ReadWrite)],
     uses_step: true,
     uses_weight: false,

@@ -14,6 +14,7 @@ params! {
 pub(super) const SPEC: KernelSpec = KernelSpec {
     name: "memory_scan",
     params: MemoryScanParams::FIELDS,
+    flags: &[("over_groups", &[0, 1])],
     bindings: &[(2, Access::Read), (10, Access::ReadWrite), (11, Access::ReadWrite)],
     uses_step: true,
     uses_weight: false,

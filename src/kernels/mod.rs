@@ -86,6 +86,8 @@ pub struct KernelSpec {
     pub name: &'static str,
     /// Fields of `Params`; empty if the kernel has none.
     pub params: &'static [(&'static str, &'static str)],
+    /// Those params that choose between ways through the kernel, with the values they can have.
+    pub flags: &'static [(&'static str, &'static [u32])],
     /// Storage bindings beside params (0) and step (1); the weight's (8, 9) come with the format.
     pub bindings: &'static [(u32, Access)],
     pub uses_step: bool,
@@ -164,7 +166,7 @@ impl Op {
 /// Makes ops at load: compiles each distinct shader once and owns the step buffer.
 #[derive(Debug)]
 pub struct Kernels {
-    /// The uniform that every op reads its [`Step`] from.
+    /// The buffer that every op reads its [`Step`] from; storage, so that the GPU can count on.
     pub step: wgpu::Buffer,
     variant: Variant,
     pipelines: HashMap<String, wgpu::ComputePipeline>,
@@ -179,7 +181,7 @@ impl Kernels {
     pub async fn new(gpu: &Gpu, kv: Storage, rank: usize, head_dim: usize) -> Result<Kernels> {
         use wgpu::BufferUsages as Usage;
         let step =
-            gpu.buffer("step", size_of::<Step>() as u64, Usage::UNIFORM | Usage::COPY_DST).await?;
+            gpu.buffer("step", size_of::<Step>() as u64, Usage::STORAGE | Usage::COPY_DST).await?;
         Ok(Kernels {
             step,
             variant: Variant {
@@ -214,7 +216,8 @@ impl Kernels {
         grid: Grid,
     ) -> Result<Op> {
         debug_assert_eq!(size_of::<P>(), 4 * spec.params.len(), "{}", spec.name);
-        let pipeline = self.pipeline(gpu, spec, &variant).await?;
+        let flags = flag_values(spec, bytemuck::bytes_of(params));
+        let pipeline = self.pipeline(gpu, spec, &variant, &flags).await?;
         let params_buffer = gpu
             .buffer(
                 spec.name,
@@ -256,8 +259,9 @@ impl Kernels {
         gpu: &Gpu,
         spec: &KernelSpec,
         variant: &Variant,
+        flags: &[(&str, u32)],
     ) -> Result<wgpu::ComputePipeline> {
-        let source = shader::source(spec.name, variant);
+        let source = shader::source(spec.name, variant, flags);
         if let Some(pipeline) = self.pipelines.get(&source) {
             return Ok(pipeline.clone());
         }
@@ -286,6 +290,16 @@ impl Kernels {
         self.pipelines.insert(source, pipeline.clone());
         Ok(pipeline)
     }
+}
+
+/// The flags of a kernel as its params have them.
+fn flag_values(spec: &KernelSpec, params: &[u8]) -> Vec<(&'static str, u32)> {
+    let words = spec.params.iter().zip(params.chunks_exact(4));
+    let is_flag = |name: &str| spec.flags.iter().any(|(flag, _)| *flag == name);
+    words
+        .filter(|((name, _), _)| is_flag(name))
+        .map(|((name, _), bytes)| (*name, bytemuck::pod_read_unaligned(bytes)))
+        .collect()
 }
 
 /// For kernels without params.

@@ -3,6 +3,7 @@ use super::*;
 pub(super) const SPEC: KernelSpec = KernelSpec {
     name: "repetition_penalty",
     params: &[],
+    flags: &[],
     bindings: &[(2, Access::Read), (10, Access::ReadWrite)],
     uses_step: false,
     uses_weight: false,

@@ -24,6 +24,7 @@ params! {
 pub(super) const SPEC: KernelSpec = KernelSpec {
     name: "rms_norm",
     params: RmsNormParams::FIELDS,
+    flags: &[("accumulate", &[0, 1]), ("last_only", &[0, 1])],
     bindings: &[(2, Access::Read), (3, Access::Read), (10, Access::ReadWrite)],
     uses_step: true,
     uses_weight: false,

@@ -15,6 +15,7 @@ params! {
 pub(super) const SPEC: KernelSpec = KernelSpec {
     name: "rope_kv",
     params: RopeKvParams::FIELDS,
+    flags: &[("use_rope", &[0, 1])],
     bindings: &[
         (2, Access::Read),
         (3, Access::Read),

@@ -14,6 +14,7 @@ params! {
 pub(super) const SPEC: KernelSpec = KernelSpec {
     name: "segment_mean",
     params: SegmentMeanParams::FIELDS,
+    flags: &[],
     bindings: &[(2, Access::Read), (3, Access::Read), (4, Access::Read), (10, Access::ReadWrite)],
     uses_step: true,
     uses_weight: false,

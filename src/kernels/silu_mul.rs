@@ -15,6 +15,7 @@ params! {
 pub(super) const SPEC: KernelSpec = KernelSpec {
     name: "silu_mul",
     params: SiluMulParams::FIELDS,
+    flags: &[],
     bindings: &[(2, Access::Read), (10, Access::ReadWrite)],
     uses_step: true,
     uses_weight: false,

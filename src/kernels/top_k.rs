@@ -11,6 +11,7 @@ params! {
 pub(super) const SPEC: KernelSpec = KernelSpec {
     name: "top_k",
     params: TopKParams::FIELDS,
+    flags: &[],
     bindings: &[(2, Access::Read), (3, Access::Read), (10, Access::ReadWrite)],
     uses_step: true,
     uses_weight: false,

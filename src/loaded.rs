@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 /// What runs the forward pass.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a program")]
 pub enum Device {
     /// The shaders, on an open device.
     Gpu(Gpu),

@@ -216,21 +216,25 @@ impl Session {
         Ok(true)
     }
 
-    /// The memory with all that a file of it says.
+    /// The memory with all that a file of it says; a memory that came from no file is created when
+    /// this is first called.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a model without δ-mem; those of the device.
-    pub async fn memory(&self, now_ms: u64) -> Result<MemoryFile> {
+    pub async fn memory(&mut self, now_ms: u64) -> Result<MemoryFile> {
         let identity = self.model.identity.clone().ok_or_else(|| Error::Unsupported {
             what: "a memory".into(),
             reason: "the model was loaded without a δ-mem adapter".into(),
         })?;
+        if self.created_ms == 0 {
+            self.created_ms = now_ms;
+        }
         Ok(MemoryFile {
             state: self.model.engine.read_memory().await?,
             header: MemoryHeader {
                 identity,
-                counters: self.counters.clone(),
-                created_ms: if self.created_ms == 0 { now_ms } else { self.created_ms },
+                counters: self.counters,
+                created_ms: self.created_ms,
                 updated_ms: now_ms,
             },
         })
@@ -247,7 +251,7 @@ impl Session {
             found: file.header.identity.adapter_hash.clone(),
         })?;
         file.check_fits(identity)?;
-        self.replace_memory(&file.state, file.header.counters.clone(), file.header.created_ms).await
+        self.replace_memory(&file.state, file.header.counters, file.header.created_ms).await
     }
 
     /// Empties the memory; the context stays as it is.
@@ -288,14 +292,14 @@ impl Session {
             n_messages: self.messages.len(),
             is_turn_boundary,
             memory: self.model.engine.read_memory().await?,
-            counters: self.counters.clone(),
+            counters: self.counters,
         });
         Ok(())
     }
 
     fn go_back_to(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         self.model.engine.write_memory(&checkpoint.memory)?;
-        self.counters = checkpoint.counters.clone();
+        self.counters = checkpoint.counters;
         self.cut_cache(checkpoint.n_tokens);
         Ok(())
     }

@@ -75,7 +75,7 @@ pub fn run(options: &GenerateOptions) -> Result<ExitCode> {
             }
         }
         if options.json {
-            put!("{}", turn_json(&session, &turn).await?)?;
+            put!("{}", turn_json(&mut session, &turn).await?)?;
         } else {
             for remark in remarks(&turn, session.model().engine.context_window()) {
                 note!("[{remark}]");
@@ -122,7 +122,7 @@ async fn open_memory(options: &GenerateOptions, session: &mut Session) -> Result
     Ok(Some(keeper))
 }
 
-async fn turn_json(session: &Session, turn: &Turn) -> Result<Value> {
+async fn turn_json(session: &mut Session, turn: &Turn) -> Result<Value> {
     let memory = match session.model().identity {
         Some(_) => memory_json(&session.memory(now_ms()).await?),
         None => Value::Null,

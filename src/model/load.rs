@@ -1,5 +1,6 @@
 //! Makes a [`Model`]: uploads the weights, allocates the buffers, builds every operation of a step.
 
+use super::buffers::{Buffers, MemorySizes};
 use super::{Head, Layer, Linear, MemoryLayer, Model};
 use crate::config::{DeltaConfig, DeltaHead, ModelConfig, StateUpdateMode, adapter_tensor_name};
 use crate::error::{Error, Result};
@@ -8,8 +9,7 @@ use crate::kernels::{self, Kernels, LinearTarget, RmsNormParams};
 use crate::kv_cache::KvCache;
 use crate::matrix::{Matrix, Uploader};
 use crate::memory::MemoryDims;
-use crate::rope::RopeTable;
-use crate::shader::{Storage, TOP_K_CAPACITY};
+use crate::shader::Storage;
 use crate::weights::TensorSource;
 
 /// Tokens of a prefill that go through the layers together.
@@ -57,125 +57,6 @@ pub fn context_window(config: &ModelConfig, wish: Option<usize>) -> Result<usize
             name: "context",
             reason: format!("{n} is not between 1 and the backbone's {most} positions"),
         }),
-    }
-}
-
-/// Activations and small tables; `T` is the chunk size.
-#[derive(Debug)]
-pub(super) struct Buffers {
-    /// `[T]` u32
-    pub tokens: wgpu::Buffer,
-    /// `[T]` u32, `[T]` f32: the chunk's part of a group write plan.
-    pub group_of_token: wgpu::Buffer,
-    pub weight_of_token: wgpu::Buffer,
-    /// Residual stream, `[T, ceil(h/4)·4]` f32.
-    pub x: wgpu::Buffer,
-    /// Normed x, the same shape.
-    normed: wgpu::Buffer,
-    /// q | k | v, `[T, (n_q + 2·n_kv)·d]` f32.
-    qkv: wgpu::Buffer,
-    /// The same after q/k norms (Qwen3).
-    qk_normed: wgpu::Buffer,
-    /// Rotated q, `[T, n_q·d]` f32.
-    query: wgpu::Buffer,
-    /// Attention output, `[T, ceil(n_q·d/4)·4]` f32.
-    attended: wgpu::Buffer,
-    /// gate | up, `[T, 2·FFN]` f32.
-    gate_up: wgpu::Buffer,
-    /// silu(gate)·up, `[T, ceil(FFN/4)·4]` f32.
-    activated: wgpu::Buffer,
-    /// Linear memory rows, `[T, 3R + G (+ G)]` f32.
-    raw: wgpu::Buffer,
-    /// What the scan takes, `[T, 6, R]` f32.
-    projected: wgpu::Buffer,
-    /// ρ, `[T, R]` f32.
-    pub reads: wgpu::Buffer,
-    /// Δo before its norm, `[T, h]` f32.
-    delta_output: wgpu::Buffer,
-    /// S, `[wrapped layers, H_s, r, r]` f32.
-    pub state: wgpu::Buffer,
-    /// `[context, d/2]` (cos, sin) f32
-    rope_table: wgpu::Buffer,
-    /// Input of the head, `[logits_rows, ceil(h/4)·4]` f32.
-    final_normed: wgpu::Buffer,
-    /// `[logits_rows, vocab]` f32
-    pub logits: wgpu::Buffer,
-    /// `[2 + vocab]` u32
-    pub penalty_ids: wgpu::Buffer,
-    /// `[1]` u32
-    pub argmax: wgpu::Buffer,
-    /// `[1]` u32: k
-    pub top_k_settings: wgpu::Buffer,
-    /// `[4 + 2·TOP_K_CAPACITY]` u32
-    pub top_k: wgpu::Buffer,
-}
-
-impl Buffers {
-    async fn new(
-        gpu: &Gpu,
-        config: &ModelConfig,
-        sizes: &MemorySizes,
-        dims: &MemoryDims,
-        options: &LoadOptions,
-        context_window: usize,
-    ) -> Result<Buffers> {
-        let t = options.chunk as u64;
-        let padded = |n: usize| n.next_multiple_of(4) as u64;
-        let floats = async |label: &str, n: u64| gpu.storage(label, 4 * n).await;
-        let qkv = (config.q_size() + 2 * config.kv_size()) as u64;
-        let h = padded(config.hidden_size);
-        // the device's limit is asked first, as the table takes as much host memory
-        let rope_table =
-            floats("rope table", context_window as u64 * config.head_dim as u64).await?;
-        let rope = RopeTable::new(config.rope_theta, config.head_dim, context_window);
-        let pairs = rope.cos.iter().zip(&rope.sin);
-        let table: Vec<f32> = pairs.flat_map(|(&cos, &sin)| [cos, sin]).collect();
-        gpu.queue.write_buffer(&rope_table, 0, bytemuck::cast_slice(&table));
-        let qk_normed = if config.has_qk_norm() { t * qkv } else { 1 };
-        Ok(Buffers {
-            tokens: floats("tokens", t).await?,
-            group_of_token: floats("group of token", t).await?,
-            weight_of_token: floats("weight of token", t).await?,
-            x: floats("residual stream", t * h).await?,
-            normed: floats("normed", t * h).await?,
-            qkv: floats("qkv", t * qkv).await?,
-            qk_normed: floats("qk normed", qk_normed).await?,
-            query: floats("query", t * config.q_size() as u64).await?,
-            attended: floats("attended", t * padded(config.q_size())).await?,
-            gate_up: floats("gate and up", t * 2 * config.intermediate_size as u64).await?,
-            activated: floats("activated", t * padded(config.intermediate_size)).await?,
-            raw: floats("memory rows", t * sizes.raw_stride as u64).await?,
-            projected: floats("projected memory rows", t * 6 * sizes.n_rows as u64).await?,
-            reads: floats("reads", t * sizes.n_rows as u64).await?,
-            delta_output: floats("delta of the output", t * config.hidden_size as u64).await?,
-            state: floats("memory state", dims.len() as u64).await?,
-            rope_table,
-            final_normed: floats("final normed", options.logits_rows as u64 * h).await?,
-            logits: floats("logits", options.logits_rows as u64 * config.vocab_size as u64).await?,
-            penalty_ids: floats("penalised tokens", 2 + config.vocab_size as u64).await?,
-            argmax: floats("argmax", 1).await?,
-            top_k_settings: floats("top-k settings", 1).await?,
-            top_k: floats("top-k", 4 + 2 * u64::from(TOP_K_CAPACITY)).await?,
-        })
-    }
-}
-
-/// Row counts of the memory's part of a layer; zeros without δ-mem.
-#[derive(Debug, Clone, Default)]
-struct MemorySizes {
-    /// R
-    n_rows: usize,
-    /// 3R + G, + G if λ has rows of its own.
-    raw_stride: usize,
-}
-
-impl MemorySizes {
-    fn new(delta: Option<&DeltaConfig>) -> MemorySizes {
-        delta.map_or_else(MemorySizes::default, |delta| MemorySizes {
-            n_rows: delta.n_rows(),
-            raw_stride: 3 * delta.n_rows()
-                + delta.n_gates() * (1 + usize::from(delta.uses_lambda())),
-        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! The forward pass on the GPU, in the order of SPEC.md sections 1 to 3. Owns what a call does:
 //! chunks, write plan, dispatch order, read-back. `load.rs` makes the operations it records.
 
+mod buffers;
 mod load;
 
 pub use load::{DEFAULT_CHUNK, DEFAULT_CONTEXT, LoadOptions, context_window};
@@ -14,7 +15,8 @@ use crate::memory::{MemoryDims, MemoryState};
 use crate::reference;
 use crate::shader::TOP_K_CAPACITY;
 use crate::write_plan::WritePlan;
-use load::{Buffers, GroupWrites};
+use buffers::Buffers;
+use load::GroupWrites;
 
 /// A loaded model with its KV cache and its memory.
 #[derive(Debug)]

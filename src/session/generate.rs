@@ -137,7 +137,7 @@ impl Session {
             return Err(Error::Messages { reason: "the message is empty".into() });
         }
         let n_messages = self.messages.len();
-        let (processed, counters) = (self.processed.clone(), self.counters.clone());
+        let (processed, counters) = (self.processed.clone(), self.counters);
         let memory = self.model.engine.read_memory().await?;
         self.messages.push(Message::new(Role::User, user));
         let turn = self.answer(options, on_piece, memory.norm()).await;

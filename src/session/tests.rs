@@ -113,7 +113,7 @@ fn a_changed_history_goes_back_to_the_memory_before_it() {
 fn a_read_only_turn_never_touches_the_memory_even_if_it_rolls_back() {
     let mut s = session();
     say(&mut s, "I live in Lisbon.");
-    let (before, counters) = (state(&s), s.counters().clone());
+    let (before, counters) = (state(&s), *s.counters());
     let read_only = TurnOptions { write_enabled: false, ..options(&s) };
     s.set_enable_thinking(Some(true));
     let turn = say_with(&mut s, "Where do I live?", &read_only).unwrap();
@@ -140,7 +140,7 @@ fn undo_takes_back_messages_tokens_and_writes() {
     say(&mut s, "One.");
     let (memory, tokens, messages) =
         (state(&s), s.processed_tokens().to_vec(), s.messages().to_vec());
-    let counters = s.counters().clone();
+    let counters = *s.counters();
     let second = say(&mut s, "Two.");
     assert!(block_on(s.undo_turn()).unwrap());
     assert_eq!(state(&s), memory);
@@ -198,7 +198,7 @@ fn a_refused_turn_changes_nothing() {
     let mut s = session_with(160, None);
     say(&mut s, "Hello.");
     let before = (state(&s), s.processed_tokens().to_vec(), s.messages().to_vec());
-    let counters = s.counters().clone();
+    let counters = *s.counters();
     let long = "word ".repeat(200);
     for (text, code) in [(" \n", "messages"), (long.as_str(), "context_full")] {
         let options = options(&s);

@@ -67,7 +67,7 @@ impl Chat {
         Ok(Next::Stay)
     }
 
-    async fn memory_now(&self) -> Result<MemoryFile> {
+    async fn memory_now(&mut self) -> Result<MemoryFile> {
         let mut file = self.session.memory(now_ms()).await?;
         // the session does not know what was saved since
         if let Some(keeper) = &self.keeper {

@@ -35,19 +35,8 @@ fn exact(chunk: usize) -> LoadOptions {
     }
 }
 
-/// Replays all, prints a line for each, and only then fails.
 fn assert_all_pass(folders: &[PathBuf], gpu: &Gpu, options: &LoadOptions) {
-    let mut failed = Vec::new();
-    for folder in folders {
-        let report = pollster::block_on(replay_gpu(folder, gpu, options));
-        println!("{}", serde_json::to_string(&report).expect("JSON"));
-        assert_eq!(report.tolerance, 1e-4, "{}", report.name);
-        assert!(report.logits.is_some(), "{}: nothing compared", report.name);
-        if !report.passed {
-            failed.push(report);
-        }
-    }
-    assert!(failed.is_empty(), "{failed:#?}");
+    common::assert_all_pass(folders, |folder| pollster::block_on(replay_gpu(folder, gpu, options)));
 }
 
 #[test]

@@ -2,7 +2,8 @@
 #![allow(dead_code, reason = "not every test uses everything")]
 
 use deltamem::gpu::{Gpu, GpuOptions};
-use std::path::PathBuf;
+use deltamem::replay::ReplayReport;
+use std::path::{Path, PathBuf};
 
 /// Every folder of fixtures whose name `is_wanted`, by name; never none. `DELTAMEM_FIXTURES` may
 /// name another parent folder.
@@ -34,4 +35,19 @@ pub fn gpu(base_tier: bool) -> Option<Gpu> {
             None
         }
     }
+}
+
+/// Replays all, prints a line for each, and only then fails.
+pub fn assert_all_pass(folders: &[PathBuf], replay: impl Fn(&Path) -> ReplayReport) {
+    let mut failed = Vec::new();
+    for folder in folders {
+        let report = replay(folder);
+        println!("{}", serde_json::to_string(&report).expect("JSON"));
+        assert_eq!(report.tolerance, 1e-4, "{}", report.name);
+        assert!(report.logits.is_some(), "{}: nothing compared", report.name);
+        if !report.passed || !report.notes.is_empty() {
+            failed.push(report);
+        }
+    }
+    assert!(failed.is_empty(), "{failed:#?}");
 }

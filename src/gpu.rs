@@ -48,6 +48,18 @@ pub struct Gpu {
     pub tier: Tier,
     /// The first error that no call has reported yet.
     failure: Arc<Mutex<Option<String>>>,
+    /// A buffer for reading back, while nobody reads.
+    staging: Arc<Mutex<Option<wgpu::Buffer>>>,
+}
+
+/// Room for what a decode step reads back.
+const MIN_STAGING_BYTES: u64 = 4096;
+/// Room for a memory of 36 layers with four state heads, and more.
+const MAX_KEPT_STAGING_BYTES: u64 = 1 << 20;
+
+fn lock<T>(slot: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // what is in the slots stays whole even if a holder panicked
+    slot.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Gpu {
@@ -93,8 +105,7 @@ impl Gpu {
 
         let failure = Arc::new(Mutex::new(None));
         let remember = |slot: Arc<Mutex<Option<String>>>, text: String| {
-            let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
-            slot.get_or_insert(text);
+            lock(&slot).get_or_insert(text);
         };
         let slot = failure.clone();
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
@@ -106,7 +117,7 @@ impl Gpu {
                 remember(slot.clone(), format!("the device was lost: {text}"));
             }
         });
-        Ok(Gpu { device, queue, info, tier, failure })
+        Ok(Gpu { device, queue, info, tier, failure, staging: Arc::default() })
     }
 
     /// Reports an error that arrived outside of any call: a lost device, a refused command.
@@ -114,8 +125,7 @@ impl Gpu {
     /// # Errors
     /// [`Error::Gpu`] with the first such error since the last check.
     pub fn check(&self) -> Result<()> {
-        let mut slot = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        match slot.take() {
+        match lock(&self.failure).take() {
             Some(reason) => Err(Error::Gpu { reason }),
             None => Ok(()),
         }
@@ -178,46 +188,70 @@ impl Gpu {
         Ok(buffer)
     }
 
-    /// Copies several ranges `(buffer, offset, bytes)` after everything submitted so far and hands
-    /// them back, one after the other.
+    /// Reads bytes of a buffer after everything submitted so far.
     ///
     /// # Errors
     /// [`Error::Gpu`] if the device is lost, [`Error::OutOfMemory`] for the staging buffer.
-    pub async fn read(&self, ranges: &[(&wgpu::Buffer, u64, u64)]) -> Result<Vec<u8>> {
-        let total: u64 = ranges.iter().map(|r| r.2).sum();
-        if total == 0 {
+    pub async fn read(&self, buffer: &wgpu::Buffer, offset: u64, n_bytes: u64) -> Result<Vec<u8>> {
+        let encoder = self.device.create_command_encoder(&Default::default());
+        self.submit_and_read(encoder, buffer, offset, n_bytes).await
+    }
+
+    /// Submits what was recorded and reads bytes of a buffer as it is afterwards.
+    ///
+    /// # Errors
+    /// As [`Gpu::read`].
+    pub async fn submit_and_read(
+        &self,
+        mut encoder: wgpu::CommandEncoder,
+        buffer: &wgpu::Buffer,
+        offset: u64,
+        n_bytes: u64,
+    ) -> Result<Vec<u8>> {
+        if n_bytes == 0 {
+            self.queue.submit([encoder.finish()]);
             return Ok(Vec::new());
         }
-        use wgpu::BufferUsages as Usage;
-        let staging = self.buffer("read-back", total, Usage::MAP_READ | Usage::COPY_DST).await?;
-        let mut encoder = self.device.create_command_encoder(&Default::default());
-        let mut at = 0;
-        for (buffer, offset, size) in ranges {
-            encoder.copy_buffer_to_buffer(buffer, *offset, &staging, at, *size);
-            at += size;
-        }
+        let staging = self.take_staging(n_bytes).await?;
+        encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, n_bytes);
         self.queue.submit([encoder.finish()]);
         let (sender, receiver) = futures_channel::oneshot::channel();
-        staging.map_async(wgpu::MapMode::Read, .., move |result| {
+        staging.map_async(wgpu::MapMode::Read, ..n_bytes, move |result| {
             // the receiver is gone if the caller gave up; nothing to tell then
             let _ = sender.send(result);
         });
         self.wait()?;
         let mapped = receiver.await;
         self.check()?;
+        let failed = |reason: String| Error::Gpu { reason: format!("reading back: {reason}") };
         match mapped {
-            Ok(Ok(())) => {}
-            Ok(Err(e)) => {
-                return Err(Error::Gpu { reason: format!("reading back failed: {e}") });
-            }
-            Err(_) => {
-                return Err(Error::Gpu { reason: "reading back was given up".into() });
-            }
+            Ok(result) => result.map_err(|e| failed(e.to_string()))?,
+            Err(_) => return Err(failed("it was given up".into())),
         }
-        let view = staging
-            .get_mapped_range(..)
-            .map_err(|e| Error::Gpu { reason: format!("reading back failed: {e}") })?;
-        Ok(view[..total as usize].to_vec())
+        let view = staging.get_mapped_range(..n_bytes).map_err(|e| failed(e.to_string()))?;
+        let bytes = view.to_vec();
+        drop(view);
+        staging.unmap();
+        self.keep_staging(staging);
+        Ok(bytes)
+    }
+
+    /// The staging buffer of the last read if it is large enough, else a new one.
+    async fn take_staging(&self, n_bytes: u64) -> Result<wgpu::Buffer> {
+        let kept = lock(&self.staging).take().filter(|buffer| buffer.size() >= n_bytes);
+        if let Some(buffer) = kept {
+            return Ok(buffer);
+        }
+        use wgpu::BufferUsages as Usage;
+        let size = n_bytes.max(MIN_STAGING_BYTES);
+        self.buffer("read-back", size, Usage::MAP_READ | Usage::COPY_DST).await
+    }
+
+    /// Large ones are let go: what every token needs is small.
+    fn keep_staging(&self, buffer: wgpu::Buffer) {
+        if buffer.size() <= MAX_KEPT_STAGING_BYTES {
+            *lock(&self.staging) = Some(buffer);
+        }
     }
 
     /// Waits for everything submitted (natively; a browser waits by itself).

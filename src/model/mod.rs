@@ -192,6 +192,7 @@ impl Model {
             self.upload_step(&step, &call.tokens[start..end], &chunk_plan);
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
             if start == 0
+                && n_groups > 0
                 && let Some(groups) = &self.groups
             {
                 encoder.clear_buffer(&groups.mean, 0, None);
@@ -201,16 +202,19 @@ impl Model {
                 self.record_group_writes(&mut encoder, &step);
             }
             self.record_head(&mut encoder, &step, &wanted, end == n_tokens);
-            self.gpu.queue.submit([encoder.finish()]);
             self.n_past += end - start;
-            if wanted.logits == WantedLogits::All {
-                let bytes = 4 * ((end - start) * self.config.vocab_size) as u64;
-                let read = self.gpu.read(&[(&self.buffers.logits, 0, bytes)]).await?;
-                outputs.logits.extend(floats(&read));
-                self.last_logits_row = Some(end - start - 1);
+            let is_wanted = end == n_tokens || wanted.logits == WantedLogits::All;
+            let result = self.result_range(&wanted, step.n_tokens).filter(|_| is_wanted);
+            match result {
+                None => {
+                    self.gpu.queue.submit([encoder.finish()]);
+                }
+                Some((buffer, n_bytes)) => {
+                    let read = self.gpu.submit_and_read(encoder, buffer, 0, n_bytes).await?;
+                    self.take_result(&wanted, &read, &mut outputs).await?;
+                }
             }
         }
-        self.read_results(&wanted, &mut outputs).await?;
         if let Some(capture) = capture {
             capture.read(&self.gpu, self, &mut outputs).await?;
         }
@@ -228,8 +232,8 @@ impl Model {
             reason: "no call has computed any yet".into(),
         })?;
         let bytes = 4 * self.config.vocab_size as u64;
-        let range = (&self.buffers.logits, row as u64 * bytes, bytes);
-        Ok(floats(&self.gpu.read(&[range]).await?).collect())
+        let read = self.gpu.read(&self.buffers.logits, row as u64 * bytes, bytes).await?;
+        Ok(floats(&read).collect())
     }
 
     /// The memory as it stands.
@@ -238,7 +242,7 @@ impl Model {
     /// [`Error::Gpu`] from the device.
     pub async fn read_memory(&self) -> Result<MemoryState> {
         let bytes = 4 * self.dims.len() as u64;
-        let read = self.gpu.read(&[(&self.buffers.state, 0, bytes)]).await?;
+        let read = self.gpu.read(&self.buffers.state, 0, bytes).await?;
         Ok(MemoryState { dims: self.dims.clone(), values: floats(&read).collect() })
     }
 
@@ -387,22 +391,38 @@ impl Model {
         }
     }
 
-    async fn read_results(&self, wanted: &Wanted<'_>, outputs: &mut Outputs) -> Result<()> {
+    /// Where the results of a chunk lie, and how many bytes they are.
+    fn result_range(&self, wanted: &Wanted<'_>, n_tokens: u32) -> Option<(&wgpu::Buffer, u64)> {
+        let row_bytes = 4 * self.config.vocab_size as u64;
         match wanted.logits {
-            WantedLogits::None | WantedLogits::All => {}
-            WantedLogits::Last => outputs.logits = self.last_logits().await?,
-            WantedLogits::Argmax => {
-                let read = self.gpu.read(&[(&self.buffers.argmax, 0, 4)]).await?;
-                outputs.argmax = words(&read).next();
+            WantedLogits::None => None,
+            WantedLogits::All => Some((&self.buffers.logits, u64::from(n_tokens) * row_bytes)),
+            WantedLogits::Last => Some((&self.buffers.logits, row_bytes)),
+            WantedLogits::Argmax => Some((&self.buffers.argmax, 4)),
+            WantedLogits::TopK { k, .. } => {
+                Some((&self.buffers.top_k, 16 + 8 * top_k_room(k) as u64))
             }
+        }
+    }
+
+    async fn take_result(
+        &mut self,
+        wanted: &Wanted<'_>,
+        read: &[u8],
+        outputs: &mut Outputs,
+    ) -> Result<()> {
+        match wanted.logits {
+            WantedLogits::None => {}
+            WantedLogits::Last => outputs.logits = floats(read).collect(),
+            WantedLogits::All => {
+                outputs.logits.extend(floats(read));
+                self.last_logits_row = (read.len() / 4 / self.config.vocab_size).checked_sub(1);
+            }
+            WantedLogits::Argmax => outputs.argmax = words(read).next(),
             WantedLogits::TopK { k, temperature } => {
-                // as many as asked for and a few ties; the rest of the room is rarely filled
-                let room = (k + 16).min(TOP_K_CAPACITY as usize);
-                let bytes = 16 + 8 * room as u64;
-                let read = self.gpu.read(&[(&self.buffers.top_k, 0, bytes)]).await?;
-                let read: Vec<u32> = words(&read).collect();
+                let read: Vec<u32> = words(read).collect();
                 outputs.top_k = Some(match read[0] as usize {
-                    count if count <= room => TopK::from_words(&read),
+                    count if count <= top_k_room(k) => TopK::from_words(&read),
                     _ => {
                         let logits = self.last_logits().await?;
                         reference::top_k(&logits, k, temperature)
@@ -417,6 +437,12 @@ impl Model {
     fn wrapped_index(&self, layer: usize) -> usize {
         self.dims.layers.partition_point(|&l| l < layer)
     }
+}
+
+/// Candidates that are read back: as many as asked for and a few ties; the rest of the room is
+/// rarely filled.
+fn top_k_room(k: usize) -> usize {
+    (k + 16).min(TOP_K_CAPACITY as usize)
 }
 
 impl TopK {
@@ -472,14 +498,14 @@ impl Capture {
 
     async fn read(&self, gpu: &Gpu, model: &Model, outputs: &mut Outputs) -> Result<()> {
         let (stride, h) = (model.hidden_stride(), model.config.hidden_size);
-        let bytes = gpu.read(&[(&self.hidden, 0, self.hidden.size())]).await?;
+        let bytes = gpu.read(&self.hidden, 0, self.hidden.size()).await?;
         let hidden: Vec<f32> = floats(&bytes).collect();
         let layers = hidden.chunks_exact(self.n_tokens * stride);
         outputs.hidden = layers
             .map(|layer| layer.chunks_exact(stride).flat_map(|row| &row[..h]).copied().collect())
             .collect();
         if !model.dims.is_empty() {
-            let bytes = gpu.read(&[(&self.reads, 0, self.reads.size())]).await?;
+            let bytes = gpu.read(&self.reads, 0, self.reads.size()).await?;
             let reads: Vec<f32> = floats(&bytes).collect();
             let layers = reads.chunks_exact(self.n_tokens * model.n_read_rows());
             outputs.reads = layers.map(<[f32]>::to_vec).collect();

@@ -80,7 +80,7 @@ impl Bench {
     }
 
     pub fn read_words(&self, buffer: &wgpu::Buffer) -> Vec<u32> {
-        let bytes = block_on(self.gpu.read(&[(buffer, 0, buffer.size())])).expect("a read-back");
+        let bytes = block_on(self.gpu.read(buffer, 0, buffer.size())).expect("a read-back");
         bytes.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect()
     }
 

@@ -133,7 +133,9 @@ async function talk({ modelFiles, prompt, nTokens, nowMs }) {
 
   // a second turn, its ends, and taking it back
   const usage = model.contextUsage();
-  const cancelled = JSON.parse(await model.turn('Go on.', greedy, () => false));
+  const running = model.turn('Go on.', greedy, () => false);
+  const overlapping = await failure(() => model.turn('Me too.', greedy, () => true));
+  const cancelled = JSON.parse(await running);
   const wasUndone = await model.undoTurn();
   const isUsageRestored = model.contextUsage() === usage;
   const isMemoryRestored = same(await model.memoryStates(), states);
@@ -194,8 +196,8 @@ async function talk({ modelFiles, prompt, nTokens, nowMs }) {
 
   return {
     initSeconds, loadSeconds, progress, info, emptyMemory, turn, pieces, memory, messages, context,
-    measured, forgotten, damagedImport, isUntouched, isSameMemory, isSameFile, cancelled, wasUndone,
-    isUsageRestored, isMemoryRestored, thrown, resumed, failures, variants,
+    measured, forgotten, damagedImport, isUntouched, isSameMemory, isSameFile, overlapping, cancelled,
+    wasUndone, isUsageRestored, isMemoryRestored, thrown, resumed, failures, variants,
     exported: Array.from(exported),
   };
 }
@@ -236,6 +238,7 @@ function check(result) {
   assert.ok(result.isSameMemory, 'an imported memory differs from the exported one');
   assert.ok(result.isSameFile, 'exporting an imported memory gives other bytes');
 
+  assert.match(result.overlapping?.message ?? '', /recursive use/);
   assert.equal(result.cancelled.stopReason, 'cancelled');
   assert.ok(result.wasUndone && result.isUsageRestored && result.isMemoryRestored);
   assert.deepEqual([result.thrown?.name, result.thrown?.code], ['TypeError', undefined]);
@@ -279,7 +282,14 @@ async function compareWithNative(result) {
     const file = join(folder, 'browser.dmem');
     await writeFile(file, Uint8Array.from(result.exported));
     const shown = deltamem('memory', 'show', file, '--json');
-    console.log('native program on the memory file:', JSON.stringify(shown).slice(0, 400));
+    // everything that binds a memory to a model is the same on both sides
+    const binding = ['backbone', 'backbone_fingerprint', 'weights', 'adapter_hash', 'write_mode', 'layers'];
+    for (const key of binding) {
+      assert.ok(native.memory[key] !== undefined, key);
+      assert.deepEqual(shown[key], native.memory[key], key);
+    }
+    assert.deepEqual(shown.counters, native.memory.counters);
+    assert.equal(shown.created_ms, NOW_MS);
   } finally {
     await rm(folder, { recursive: true });
   }

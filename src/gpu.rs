@@ -254,7 +254,8 @@ impl Gpu {
         }
     }
 
-    /// Waits for everything submitted (natively; a browser waits by itself).
+    /// Waits for everything submitted, and runs what waits for it. No effect in a browser, which
+    /// does so by itself whenever this module awaits.
     ///
     /// # Errors
     /// [`Error::Gpu`] if the device stopped answering.
@@ -265,6 +266,11 @@ impl Gpu {
         }
     }
 }
+
+const NO_ADAPTER_ADVICE: &str = match cfg!(target_arch = "wasm32") {
+    true => "this browser has no WebGPU, or none that it offers to this page on this computer",
+    false => "on Debian or Ubuntu `apt-get install mesa-vulkan-drivers` brings a software adapter",
+};
 
 /// All adapters of this machine, for `doctor`.
 pub async fn adapters() -> Vec<wgpu::Adapter> {
@@ -291,9 +297,5 @@ async fn choose_adapter(options: &GpuOptions) -> Result<wgpu::Adapter> {
             ..Default::default()
         })
         .await
-        .map_err(|e| Error::NoAdapter {
-            reason: format!(
-                "{e}; on Debian or Ubuntu `apt-get install mesa-vulkan-drivers` brings a software adapter"
-            ),
-        })
+        .map_err(|e| Error::NoAdapter { reason: format!("{e}; {NO_ADAPTER_ADVICE}") })
 }

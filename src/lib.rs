@@ -24,6 +24,8 @@ pub mod spans;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod store;
 pub mod tokenizer;
+#[cfg(target_arch = "wasm32")]
+pub mod web;
 pub mod weights;
 pub mod write_plan;
 

@@ -9,15 +9,16 @@ use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::memory_file::MemoryIdentity;
 use crate::model::{LoadOptions, Model, context_window};
-use crate::model_folder::{Adapter, ModelFiles, ModelFolder};
-use crate::nano;
+use crate::model_folder::{Adapter, ModelFolder};
 use crate::reference;
 use crate::sampler::SamplingOptions;
 use crate::shader::Storage;
 use crate::tokenizer::Tokenizer;
 use crate::weights::TensorSource;
-use crate::weights::safetensors::SafetensorsFile;
 use std::sync::Arc;
+
+#[cfg(not(target_arch = "wasm32"))]
+use crate::{model_folder::ModelFiles, nano, weights::safetensors::SafetensorsFile};
 
 /// What runs the forward pass.
 #[derive(Debug, Clone)]
@@ -195,6 +196,7 @@ fn backbone_id(config: &ModelConfig) -> String {
 ///
 /// # Errors
 /// None in a program that passed its tests.
+#[cfg(not(target_arch = "wasm32"))] // a page fetches the same files instead
 pub fn built_in() -> Result<(ModelFolder, Adapter)> {
     let files = ModelFiles {
         name: nano::NAME.into(),

@@ -143,8 +143,20 @@ impl<'a> Uploader<'a> {
         self.gpu.check()
     }
 
+    /// Flushes and reports the whole as done, with the small tensors that were uploaded elsewhere.
+    ///
+    /// # Errors
+    /// As [`Uploader::flush`].
+    pub fn finish(&mut self) -> Result<()> {
+        self.flush()?;
+        self.done_elements = self.total_elements;
+        self.done(0);
+        Ok(())
+    }
+
     fn done(&mut self, elements: u64) {
-        self.done_elements += elements;
+        // a small tensor that two kernels need is uploaded, and counted, twice
+        self.done_elements = (self.done_elements + elements).min(self.total_elements);
         (self.progress)(self.done_elements, self.total_elements);
     }
 }

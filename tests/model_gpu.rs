@@ -46,9 +46,13 @@ fn load_with(
     options: &LoadOptions,
 ) -> Result<Model> {
     let weights = fixture.weights.as_ref();
-    let mut progress = |_, _| {};
+    let mut last = None;
+    let mut progress = |done, total| last = Some((done, total));
     let load = Model::load(gpu.clone(), &fixture.config, weights, adapter, options, &mut progress);
-    block_on(load)
+    let model = block_on(load)?;
+    let (done, total) = last.expect("progress");
+    assert_eq!(done, total, "the last progress of a load is not its end");
+    Ok(model)
 }
 
 fn load(gpu: &Gpu, fixture: &Fixture) -> Model {

@@ -1,0 +1,476 @@
+//! What a page or a worker calls: one class over [`Session`]. Owns the conversion between JavaScript
+//! values and this crate's types, and nothing else; compiled for wasm32 only.
+//!
+//! Settings and results travel as JSON text with camelCase keys. Methods that write borrow the whole
+//! model until their promise settles, so a second call before that throws wasm-bindgen's "recursive
+//! use of an object": callers queue (the worker does).
+
+use crate::chat::{CivilDate, Message, ThinkPiece};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::gpu::{Gpu, GpuOptions};
+use crate::loaded::{Device, LoadedModel};
+use crate::memory_file::MemoryFile;
+use crate::model::LoadOptions;
+use crate::model_folder::{Adapter, ModelFiles, ModelFolder};
+use crate::nano;
+use crate::session::{Session, SessionOptions, Turn, TurnOptions};
+use crate::shader::Storage;
+use crate::weights::safetensors::SafetensorsFile;
+use js_sys::{Array, Float32Array, Function, JsString, Map, Object, Reflect, Uint8Array};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use wasm_bindgen::prelude::*;
+
+/// Largest whole number that a JavaScript number keeps exact.
+const MAX_EXACT: f64 = 9_007_199_254_740_991.0;
+
+/// What to call an imported memory in errors.
+const IMPORTED: &str = "the imported memory";
+
+/// What an exported method gives; the failure is an `Error` with `name` and `code`.
+type JsResult<T> = std::result::Result<T, JsValue>;
+
+/// What `load` can be told; what is not given is decided as in the native program.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct WebLoadOptions {
+    /// What to call the model.
+    name: Option<String>,
+    /// `f32`, `f16`, `q8` or `q4`
+    weights: Option<String>,
+    /// `f32` or `f16`
+    kv: Option<String>,
+    /// Tokens.
+    context: Option<usize>,
+    base_tier: bool,
+    /// The system message.
+    system: Option<String>,
+    thinking: Option<bool>,
+    /// `YYYY-MM-DD`; the local day if not given.
+    date: Option<String>,
+}
+
+/// What `turn` can be told; what is not given comes from the model's files.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct WebTurnOptions {
+    temperature: Option<f32>,
+    top_k: Option<usize>,
+    top_p: Option<f32>,
+    min_p: Option<f32>,
+    repetition_penalty: Option<f32>,
+    /// Another one each time if not given.
+    seed: Option<u64>,
+    max_tokens: Option<usize>,
+    stop: Vec<String>,
+    /// False reads the memory and leaves it as it is.
+    write: Option<bool>,
+}
+
+/// A loaded model and its conversation.
+#[wasm_bindgen]
+pub struct WebModel {
+    session: Session,
+}
+
+/// Panics are bugs; the console then says where.
+#[wasm_bindgen(start)]
+fn start() {
+    console_error_panic_hook::set_once();
+}
+
+#[wasm_bindgen]
+impl WebModel {
+    /// Loads a model from the bytes of its files, by their names in a Hugging Face folder, in a Map
+    /// or a plain object. `on_progress` gets (weights done, weights in all).
+    pub async fn load(
+        #[wasm_bindgen(
+            unchecked_param_type = "Map<string, Uint8Array> | Record<string, Uint8Array>"
+        )]
+        files: JsValue,
+        options: String,
+        #[wasm_bindgen(unchecked_param_type = "(done: number, total: number) => void")]
+        on_progress: Function,
+    ) -> JsResult<WebModel> {
+        let session = load(files, &options, &on_progress).await.map_err(js_error)?;
+        Ok(WebModel { session })
+    }
+
+    /// Name, identity, GPU and sizes, as JSON.
+    pub fn info(&self) -> String {
+        let model = self.session.model();
+        let gpu = match &model.engine {
+            Engine::Gpu(gpu) => gpu,
+            Engine::Cpu(_) => return "{}".into(),
+        };
+        let (tier, options) = (gpu.gpu().tier, gpu.options());
+        json!({
+            "name": model.name,
+            "identity": model.identity.as_ref().map(|identity| identity.digest()),
+            "adapter": adapter_name(gpu.gpu()),
+            "tier": {
+                "subgroups": tier.subgroups,
+                "f16": tier.f16,
+                "software": tier.software,
+                "maxBindingBytes": tier.max_binding_bytes,
+                "maxBufferBytes": tier.max_buffer_bytes,
+                "maxWorkgroups": tier.max_workgroups,
+            },
+            "contextWindow": self.context_window(),
+            "weights": options.weights.name(),
+            "kv": options.kv.name(),
+            "notice": (model.name == nano::NAME).then_some(nano::NOTICE),
+        })
+        .to_string()
+    }
+
+    /// Answers a message; resolves to the finished turn as JSON. `on_piece` gets ("answer" or
+    /// "thought", text) and ends the reply by returning false; if it throws, the reply ends too
+    /// and the promise is rejected with what it threw.
+    pub async fn turn(
+        &mut self,
+        text: String,
+        options: String,
+        #[wasm_bindgen(
+            unchecked_param_type = "(kind: 'answer' | 'thought', text: string) => boolean"
+        )]
+        on_piece: Function,
+    ) -> JsResult<String> {
+        let options = self.turn_options(&options).map_err(js_error)?;
+        let mut thrown = None;
+        let mut on_piece = |piece: &ThinkPiece| {
+            let (kind, text) = match piece {
+                ThinkPiece::Thought(text) => ("thought", text),
+                ThinkPiece::Answer(text) => ("answer", text),
+            };
+            match on_piece.call2(&JsValue::UNDEFINED, &kind.into(), &text.into()) {
+                Ok(answer) if answer == JsValue::FALSE => ControlFlow::Break(()),
+                Ok(_) => ControlFlow::Continue(()),
+                Err(error) => {
+                    thrown.get_or_insert(error);
+                    ControlFlow::Break(())
+                }
+            }
+        };
+        let turn = self.session.turn(&text, &options, &mut on_piece).await.map_err(js_error)?;
+        match thrown {
+            Some(error) => Err(error),
+            None => Ok(turn_json(&turn).to_string()),
+        }
+    }
+
+    /// The conversation as JSON: `[{role, content}]`.
+    pub fn messages(&self) -> String {
+        json!(self.session.messages()).to_string()
+    }
+
+    /// Continues a conversation of before, given as JSON `[{role, content}]`, without writing it
+    /// into the memory again. Resolves to what was fed, as JSON.
+    pub async fn resume(&mut self, messages: String) -> JsResult<String> {
+        let messages: Vec<Message> = serde_json::from_str(&messages)
+            .map_err(|e| js_error(Error::Messages { reason: e.to_string() }))?;
+        let ingest = self.session.resume(messages).await.map_err(js_error)?;
+        Ok(camel_case(json!(ingest)).to_string())
+    }
+
+    /// Forgets the conversation; the memory stays.
+    #[wasm_bindgen(js_name = newContext)]
+    pub async fn new_context(&mut self) -> JsResult<()> {
+        self.session.new_context().await.map_err(js_error)
+    }
+
+    /// Takes the last turn back, with what it wrote; false if there is none to take back.
+    #[wasm_bindgen(js_name = undoTurn)]
+    pub async fn undo_turn(&mut self) -> JsResult<bool> {
+        self.session.undo_turn().await.map_err(js_error)
+    }
+
+    /// Pauses writing into the memory, or goes on.
+    #[wasm_bindgen(js_name = setWritePaused)]
+    pub fn set_write_paused(&mut self, paused: bool) {
+        self.session.set_write_paused(paused);
+    }
+
+    /// The memory as the bytes of a `.dmem` file; `now_ms` is Unix time.
+    #[wasm_bindgen(js_name = exportMemory)]
+    pub async fn export_memory(&mut self, now_ms: f64) -> JsResult<Uint8Array> {
+        let file = self.session.memory(whole(now_ms)).await.map_err(js_error)?;
+        let bytes = file.encode().map_err(js_error)?;
+        Ok(Uint8Array::from(bytes.as_slice()))
+    }
+
+    /// Replaces the memory by the bytes of a `.dmem` file; after an error nothing has changed.
+    #[wasm_bindgen(js_name = importMemory)]
+    pub async fn import_memory(&mut self, bytes: Uint8Array) -> JsResult<()> {
+        let bytes = copy(&bytes, IMPORTED).map_err(js_error)?;
+        let file = MemoryFile::decode(&bytes, IMPORTED).map_err(js_error)?;
+        self.session.set_memory(&file).await.map_err(js_error)
+    }
+
+    /// Empties the memory; the conversation stays.
+    pub async fn forget(&mut self) -> JsResult<()> {
+        self.session.forget().await.map_err(js_error)
+    }
+
+    /// Norms, counters and times of the memory as JSON; `now_ms` is Unix time.
+    #[wasm_bindgen(js_name = memoryInfo)]
+    pub async fn memory_info(&mut self, now_ms: f64) -> JsResult<String> {
+        let file = self.session.memory(whole(now_ms)).await.map_err(js_error)?;
+        let (state, header) = (&file.state, &file.header);
+        let layers = state.dims.layers.iter().enumerate();
+        let layers: Vec<Value> = layers
+            .map(|(index, layer)| json!({ "layer": layer, "norm": state.layer_norm(index) }))
+            .collect();
+        let info = json!({
+            "norm": state.norm(),
+            "layers": layers,
+            "counters": header.counters,
+            "createdMs": header.created_ms,
+            "updatedMs": header.updated_ms,
+            "rank": state.dims.rank,
+            "stateHeads": state.dims.num_state_heads,
+        });
+        Ok(camel_case(info).to_string())
+    }
+
+    /// The states, `[layers, H_s, r, r]` row-major.
+    #[wasm_bindgen(js_name = memoryStates)]
+    pub async fn memory_states(&self) -> JsResult<Float32Array> {
+        let state = self.session.model().engine.read_memory().await.map_err(js_error)?;
+        Ok(Float32Array::from(state.values.as_slice()))
+    }
+
+    /// Tokens in the context window.
+    #[wasm_bindgen(js_name = contextUsage)]
+    pub fn context_usage(&self) -> usize {
+        self.session.processed_tokens().len()
+    }
+
+    /// Most tokens that fit into the context window.
+    #[wasm_bindgen(js_name = contextWindow)]
+    pub fn context_window(&self) -> usize {
+        self.session.model().engine.context_window()
+    }
+
+    /// Tokens that this text takes.
+    pub fn measure(&self, text: &str) -> JsResult<usize> {
+        Ok(self.session.model().tokenizer.encode(text).map_err(js_error)?.len())
+    }
+}
+
+impl WebModel {
+    fn turn_options(&self, options: &str) -> Result<TurnOptions> {
+        let given: WebTurnOptions = parse(options)?;
+        let mut turn = self.session.default_turn_options();
+        let sampling = &mut turn.sampling;
+        sampling.temperature = given.temperature.unwrap_or(sampling.temperature);
+        sampling.top_k = given.top_k.unwrap_or(sampling.top_k);
+        sampling.top_p = given.top_p.unwrap_or(sampling.top_p);
+        sampling.min_p = given.min_p.unwrap_or(sampling.min_p);
+        sampling.repetition_penalty =
+            given.repetition_penalty.unwrap_or(sampling.repetition_penalty);
+        let random_seed = || (js_sys::Math::random() * MAX_EXACT) as u64;
+        sampling.seed = given.seed.unwrap_or_else(random_seed);
+        turn.max_new_tokens = given.max_tokens.unwrap_or(turn.max_new_tokens);
+        turn.stop = given.stop;
+        turn.write_enabled = given.write.unwrap_or(true);
+        Ok(turn)
+    }
+}
+
+/// The adapter's name or, as browsers hide that, its vendor and architecture.
+fn adapter_name(gpu: &Gpu) -> String {
+    if !gpu.info.name.is_empty() {
+        return gpu.info.name.clone();
+    }
+    let get = |object: &JsValue, key: &str| Reflect::get(object, &key.into()).ok();
+    let info = gpu.device.as_webgpu().and_then(|device| get(device.as_ref(), "adapterInfo"));
+    let words = ["vendor", "architecture"].map(|key| get(info.as_ref()?, key)?.as_string());
+    let words: Vec<String> = words.into_iter().flatten().filter(|word| !word.is_empty()).collect();
+    match words.is_empty() {
+        true => "unnamed".into(),
+        false => words.join(" "),
+    }
+}
+
+async fn load(files: JsValue, options: &str, on_progress: &Function) -> Result<Session> {
+    let options: WebLoadOptions = parse(options)?;
+    let session_options = SessionOptions {
+        system: options.system,
+        enable_thinking: options.thinking,
+        date: match options.date {
+            None => today(),
+            Some(date) => date.parse().map_err(|reason| setting("date", reason))?,
+        },
+    };
+    let defaults = LoadOptions::default();
+    let load_options = LoadOptions {
+        weights: storage("weights", options.weights, defaults.weights)?,
+        kv: storage("kv", options.kv, defaults.kv)?,
+        context_window: options.context,
+        ..defaults
+    };
+    let (folder, adapter) = open(files, options.name)?;
+    let gpu = Gpu::open(&GpuOptions { adapter: None, base_tier: options.base_tier }).await?;
+    let mut progress = |done: u64, total: u64| {
+        // whoever throws while being told has no say in the loading
+        let _ = on_progress.call2(
+            &JsValue::UNDEFINED,
+            &JsValue::from_f64(done as f64),
+            &JsValue::from_f64(total as f64),
+        );
+    };
+    let device = Device::Gpu(gpu);
+    let model = LoadedModel::load(&folder, adapter.as_ref(), &device, &load_options, &mut progress);
+    Session::new(model.await?, session_options).await
+}
+
+/// The model and its adapter, if `delta_mem_config.json` is there.
+fn open(files: JsValue, name: Option<String>) -> Result<(ModelFolder, Option<Adapter>)> {
+    let mut files = bytes_by_name(files)?;
+    let missing = |name: &str| setting("files", format!("{name} is missing"));
+    let weights = files.remove("model.safetensors");
+    let adapter = files
+        .remove("delta_mem_adapter.safetensors")
+        .map(|bytes| ("delta_mem_adapter.safetensors", bytes))
+        .or_else(|| Some(("delta_mem_adapter.pt", files.remove("delta_mem_adapter.pt")?)));
+    let tokenizer_json = files.remove("tokenizer.json");
+    let get = |name: &str| files.get(name).map(Vec::as_slice);
+    let model_files = ModelFiles {
+        name: name.unwrap_or_else(|| "model".into()),
+        config: get("config.json").ok_or_else(|| missing("config.json"))?,
+        generation_config: get("generation_config.json"),
+        tokenizer_json,
+        tokenizer_config: get("tokenizer_config.json"),
+        chat_template: get("chat_template.jinja"),
+    };
+    let weights = weights.ok_or_else(|| missing("model.safetensors"))?;
+    let folder = ModelFolder::from_files(model_files, |_| {
+        Ok(Box::new(SafetensorsFile::from_bytes(weights, "model.safetensors")?))
+    })?;
+    let adapter = match (get("delta_mem_config.json"), adapter) {
+        (None, _) => None,
+        (Some(_), None) => return Err(missing("delta_mem_adapter.safetensors")),
+        (Some(config), Some((label, bytes))) => {
+            Some(Adapter::from_bytes(config, bytes, label, &folder.config)?)
+        }
+    };
+    Ok((folder, adapter))
+}
+
+/// Copies the files out of a `Map<string, Uint8Array>` or an object of the same.
+fn bytes_by_name(files: JsValue) -> Result<BTreeMap<String, Vec<u8>>> {
+    let refuse = |reason: &str| setting("files", reason.into());
+    let entries = match files.dyn_ref::<Map>() {
+        Some(map) => Array::from(map),
+        None if files.is_object() => Object::entries(files.unchecked_ref()),
+        None => return Err(refuse("expected a Map or an object of Uint8Arrays by file name")),
+    };
+    let mut by_name = BTreeMap::new();
+    for entry in entries.iter() {
+        let entry = Array::from(&entry);
+        let name = entry.get(0).as_string().ok_or_else(|| refuse("a name is not a string"))?;
+        let Ok(array) = entry.get(1).dyn_into::<Uint8Array>() else {
+            return Err(setting("files", format!("{name} is not a Uint8Array")));
+        };
+        by_name.insert(name.clone(), copy(&array, &name)?);
+    }
+    Ok(by_name)
+}
+
+/// A file's bytes in this module's memory, which may be too small for them.
+fn copy(array: &Uint8Array, name: &str) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let length = array.length() as usize;
+    if bytes.try_reserve_exact(length).is_err() {
+        return Err(Error::Unsupported {
+            what: format!("{name} with {length} bytes"),
+            reason: "it does not fit into the memory of WebAssembly beside the other files".into(),
+        });
+    }
+    bytes.resize(length, 0);
+    array.copy_to(&mut bytes);
+    Ok(bytes)
+}
+
+fn turn_json(turn: &Turn) -> Value {
+    camel_case(json!({
+        "answer": turn.answer,
+        "thoughts": turn.thoughts,
+        "stopReason": turn.stop_reason,
+        "generatedTokens": turn.generated_ids.len(),
+        "generatedIds": turn.generated_ids,
+        "promptTokens": turn.prompt.full_tokens,
+        "prompt": turn.prompt,
+        "closing": turn.closing,
+        "promptSeconds": turn.prompt_time.as_secs_f64(),
+        "decodeSeconds": turn.decode_time.as_secs_f64(),
+        "memoryNorms": [turn.memory_norms.0, turn.memory_norms.1],
+    }))
+}
+
+/// The same with every key as JavaScript writes it: `prev_tokens` becomes `prevTokens`.
+fn camel_case(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            map.into_iter().map(|(key, value)| (camel_case_key(&key), camel_case(value))).collect()
+        }
+        Value::Array(list) => list.into_iter().map(camel_case).collect(),
+        other => other,
+    }
+}
+
+fn camel_case_key(key: &str) -> String {
+    let mut words = key.split('_');
+    let mut text = words.next().unwrap_or_default().to_string();
+    for word in words {
+        let mut letters = word.chars();
+        text.extend(letters.next().map(|first| first.to_ascii_uppercase()));
+        text.push_str(letters.as_str());
+    }
+    text
+}
+
+fn parse<T: DeserializeOwned>(options: &str) -> Result<T> {
+    serde_json::from_str(options).map_err(|e| setting("options", e.to_string()))
+}
+
+fn storage(setting_name: &'static str, given: Option<String>, default: Storage) -> Result<Storage> {
+    let Some(given) = given else { return Ok(default) };
+    let all = [Storage::F32, Storage::F16, Storage::Q8, Storage::Q4];
+    all.into_iter()
+        .find(|storage| storage.name() == given)
+        .ok_or_else(|| setting(setting_name, format!("{given:?} is none of f32, f16, q8, q4")))
+}
+
+/// The local day.
+fn today() -> CivilDate {
+    let now = js_sys::Date::new_0();
+    let (month, day) = (now.get_month() as u8 + 1, now.get_date() as u8);
+    u16::try_from(now.get_full_year())
+        .ok()
+        .and_then(|year| CivilDate::new(year, month, day))
+        .unwrap_or_else(|| CivilDate::from_unix_seconds((now.get_time() / 1000.0) as i64))
+}
+
+/// A JavaScript number as a count; what is below 0 or no number becomes 0.
+fn whole(number: f64) -> u64 {
+    (number as u64).min(MAX_EXACT as u64)
+}
+
+fn setting(name: &'static str, reason: String) -> Error {
+    Error::Setting { name, reason }
+}
+
+/// An `Error` named `DeltamemError`, with the message and the stable `code`.
+fn js_error(error: Error) -> JsValue {
+    let object = js_sys::Error::new(&error.to_string());
+    object.set_name("DeltamemError");
+    // setting a property of an object just made cannot fail
+    let _ = Reflect::set(&object, &JsString::from("code"), &error.code().into());
+    object.into()
+}

@@ -17,7 +17,7 @@ export class WebModel {
 
   constructor(options = {}) {
     this.options = options;
-    this.delayMs = 0;
+    this.delayMs = "WorkerGlobalScope" in globalThis ? 40 : 0;
     this.value = 0;
     this.turns = 0;
     this.history = [];

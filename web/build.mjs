@@ -63,6 +63,7 @@ for (const name of [
 if (isFake) {
   await cp(path("test/fake-model.mjs"), `${demo}/deltamem.js`);
 } else if (existsSync(`${dist}/deltamem.js`)) {
+  execFileSync(process.execPath, [tsc, "-p", path("wasm-contract.tsconfig.json")], { stdio: "inherit" });
   for (const name of ["deltamem.js", "deltamem_bg.wasm"]) await cp(`${dist}/${name}`, `${demo}/${name}`);
 } else {
   console.warn("build: pkg/dist/deltamem.js is missing, so the demo has no model code yet: build the wasm module first");

@@ -240,10 +240,10 @@ test("a stopped reply stays, pausing stops writing, a new context keeps the memo
     await press(page, "New context");
     assert.equal((await memory(page)).norm, stopped.norm);
 
-    await press(page, "Pause writing");
+    await press(page, "Pause");
     await say(page, "This is not written.");
     assert.equal((await memory(page)).norm, stopped.norm);
-    await press(page, "Pause writing");
+    await press(page, "Pause");
     await say(page, "This is written.");
     assert.notEqual((await memory(page)).norm, stopped.norm);
   });

@@ -151,7 +151,7 @@ async function converse(session: LanguageModel, text: string, signal: AbortSigna
       const { done, value } = await reader.read();
       if (done) break;
       const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
-      words.appendData(value);
+      words.appendData(words.length === 0 ? value.trimStart() : value);
       if (isAtEnd) log.scrollTop = log.scrollHeight;
     }
   } catch (error) {

@@ -115,7 +115,7 @@ export class MemoryPanel {
     const colours = readColours();
     const figures = states.layers.map((layer, index) => {
       const values = data.subarray(index * perLayer, (index + 1) * perLayer);
-      const norm = (info.layers[index]?.norm ?? 0).toFixed(3);
+      const norm = (info.layers[index]?.norm ?? 0).toFixed(2);
       const canvas = element("canvas", "", "");
       canvas.setAttribute("role", "img");
       canvas.setAttribute("aria-label", `State of layer ${layer}, norm ${norm}`);

@@ -45,7 +45,9 @@ export async function fetchModelFiles(options: FetchOptions): Promise<Map<string
       files.set(download.name, bytes);
     }),
   );
-  options.onProgress(total, total);
+  // The end is announced even where no length was.
+  const all = Math.max(total, 1);
+  options.onProgress(all, all);
   return files;
 }
 

@@ -90,7 +90,10 @@ async function until(condition) {
 test("a turn is stored, and the next visit begins with its memory and an empty context", async () => {
   const locks = freshBrowser();
   const first = await openTab(locks);
-  assert.deepEqual(first.progress.at(0), { stage: "download", done: 0, total: 0 });
+  const downloads = first.progress.filter(({ stage }) => stage === "download");
+  assert.equal(downloads.at(0).done, 0);
+  assert.ok(downloads.at(-1).total > 0);
+  assert.equal(downloads.at(-1).done, downloads.at(-1).total);
   const result = await first.call("turn", { text: "hello" });
   assert.ok(result.isCommitted);
   assert.equal(first.pieces.map(({ text }) => text).join(""), "you said hello");

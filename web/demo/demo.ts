@@ -174,7 +174,8 @@ function describe(report: TurnReport, session: LanguageModel): string {
       ? "memory read, not written"
       : "memory not stored";
   const speed = report.decodeSeconds > 0 ? report.generatedTokens / report.decodeSeconds : 0;
-  const parts = [`${report.generatedTokens} tokens`, `${speed.toFixed(1)} per second`, written];
+  const tokens = report.generatedTokens === 1 ? "1 token" : `${report.generatedTokens} tokens`;
+  const parts = [tokens, `${speed.toFixed(1)} per second`, written];
   if (report.stopReason === "cancelled") parts.unshift("stopped");
   if (report.stopReason === "context_full") parts.unshift("the context is full");
   return parts.join(" · ");

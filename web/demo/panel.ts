@@ -127,6 +127,7 @@ export class MemoryPanel {
       return figure;
     });
     byId("states", HTMLElement).replaceChildren(...figures);
+    byId("scale", HTMLElement).hidden = false;
     byId("scale-low", HTMLElement).textContent = `−${largest.toPrecision(2)}`;
     byId("scale-high", HTMLElement).textContent = `+${largest.toPrecision(2)}`;
   }

@@ -1,0 +1,17 @@
+/** Bundles a TypeScript module of the library and imports it, so that tests need no build. */
+import { build } from "esbuild";
+import { fileURLToPath } from "node:url";
+
+export async function load(name) {
+  const { outputFiles } = await build({
+    entryPoints: [fileURLToPath(new URL(`../lib/${name}.ts`, import.meta.url))],
+    bundle: true,
+    format: "esm",
+    target: "node20",
+    write: false,
+    sourcemap: "inline",
+    logLevel: "error",
+  });
+  const code = Buffer.from(outputFiles[0].contents).toString("base64");
+  return import(`data:text/javascript;base64,${code}`);
+}

@@ -1,0 +1,8 @@
+/** Compiles only if the wasm module as it was built has the surface that the library expects. */
+import init, { WebModel as Built } from "../pkg/dist/deltamem.js";
+import type * as expected from "./lib/deltamem.js";
+import type { WebModel } from "./lib/wasm.js";
+
+export const initFits: typeof expected.default = init;
+export const loadFits: typeof expected.WebModel.load = Built.load;
+export const modelFits = (built: Built): WebModel => built;

@@ -30,10 +30,7 @@ export type CreateMonitor = EventTarget;
 export interface CreateOptions {
   /** Address of a folder in Hugging Face's layout. */
   model: string | URL;
-  /**
-   * What to call the model; by default the folder's name. A memory belongs to it, so use the name
-   * that the native program uses if files are to be exchanged.
-   */
+  /** What to call the model; by default the folder's name. */
   name?: string;
   /** Address of the δ-mem adapter's folder; by default it is looked for beside the model. */
   adapter?: string | URL;

@@ -16,7 +16,7 @@ export interface Message {
 export type Weights = "f32" | "f16" | "q8" | "q4";
 
 export interface OpenRequest {
-  /** What to call the model; part of what a memory belongs to. */
+  /** What to call the model. */
   name: string;
   /** Folders in Hugging Face's layout, as absolute addresses that end with a slash. */
   modelUrl: string;

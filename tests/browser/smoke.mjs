@@ -1,18 +1,20 @@
 // The wasm build in a real Chromium: loads the nano model, talks, moves its memory out and in, and
 // compares tokens and memory file with the native program. Needs `./dev web`, cargo, and Chromium
-// (found on PATH, or named by the variable CHROMIUM).
+// (/usr/bin/chromium, or what the variable DELTAMEM_CHROMIUM names).
 //
-//   npm ci --prefix tests/browser && node tests/browser/smoke.mjs
+//   npm ci --prefix web && node tests/browser/smoke.mjs
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { accessSync, constants } from 'node:fs';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
-import { delimiter, extname, join } from 'node:path';
+import { extname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { chromium } from 'playwright-core';
+import { createRequire } from 'node:module';
+
+// the one development environment for JavaScript is web/
+const { chromium } = createRequire(new URL('../../web/package.json', import.meta.url))('playwright-core');
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const PROMPT = 'Remember that the red key opens the north door.';
@@ -52,22 +54,6 @@ async function serve() {
   });
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
   return server;
-}
-
-function findChromium() {
-  if (process.env.CHROMIUM) return process.env.CHROMIUM;
-  const names = ['chromium', 'chromium-browser', 'google-chrome'];
-  for (const folder of (process.env.PATH ?? '').split(delimiter)) {
-    for (const name of names) {
-      try {
-        accessSync(join(folder, name), constants.X_OK);
-        return join(folder, name);
-      } catch {
-        // the next one
-      }
-    }
-  }
-  throw new Error(`none of ${names} is on PATH; install one or set CHROMIUM`);
 }
 
 /** Runs in the page. Everything it returns is plain JSON. */
@@ -297,7 +283,7 @@ async function compareWithNative(result) {
 
 const server = await serve();
 const browser = await chromium.launch({
-  executablePath: findChromium(),
+  executablePath: process.env.DELTAMEM_CHROMIUM ?? '/usr/bin/chromium',
   args: [
     '--no-sandbox',
     '--disable-quic',

@@ -50,6 +50,9 @@ pub enum Error {
         "context is full: {needed} tokens needed, the window holds {window}; start a new context (the memory stays) or load with a larger --context"
     )]
     ContextFull { needed: usize, window: usize },
+    /// The caller ended a turn before its reply began.
+    #[error("cancelled while the prompt was read; conversation and memory are as they were")]
+    Cancelled,
     /// A memory that belongs to another backbone, adapter, write mode or size.
     #[error(
         "this memory does not fit: {field} is {found}, the loaded model needs {expected}; nothing was changed"
@@ -93,6 +96,7 @@ impl Error {
             Error::Template { .. } => "template",
             Error::Messages { .. } => "messages",
             Error::ContextFull { .. } => "context_full",
+            Error::Cancelled => "cancelled",
             Error::MemoryMismatch { .. } => "memory_mismatch",
             Error::Setting { .. } => "setting",
             Error::NoAdapter { .. } => "no_adapter",

@@ -7,11 +7,13 @@
 //! before the difference: the cache is cut there, the memory is what it was there, and the rest is
 //! fed again. In a read-only turn the memory is left as it is. Both are reported ([`Rollback`]).
 
+mod cancel;
 mod checkpoint;
 mod generate;
 #[cfg(test)]
 mod tests;
 
+pub use cancel::Cancel;
 pub use generate::{StopReason, Turn, TurnOptions};
 
 use crate::chat::{CivilDate, Message, RenderOptions, Role};
@@ -86,7 +88,11 @@ pub struct Session {
     counters: MemoryCounters,
     created_ms: u64,
     is_write_paused: bool,
+    cancel: Cancel,
 }
+
+/// Tokens of a prompt between two looks at [`Cancel`].
+const TOKENS_BETWEEN_LOOKS: usize = 128;
 
 impl Session {
     /// Begins a conversation with an empty context and the memory that the engine holds (zeros
@@ -109,6 +115,7 @@ impl Session {
             counters: MemoryCounters::default(),
             created_ms: 0,
             is_write_paused: false,
+            cancel: Cancel::default(),
         };
         session.new_context().await?;
         Ok(session)
@@ -148,6 +155,11 @@ impl Session {
     /// Switches thinking; the history is rendered anew, so the next turn rolls back.
     pub fn set_enable_thinking(&mut self, enable: Option<bool>) {
         self.render.enable_thinking = enable;
+    }
+
+    /// A handle that ends the running turn.
+    pub fn canceller(&self) -> Cancel {
+        self.cancel.clone()
     }
 
     /// True while no turn writes.
@@ -197,7 +209,7 @@ impl Session {
             return Ok(Ingest::default());
         }
         let full = self.render_tokens(false)?.1;
-        Ok(self.ingest(&full, None, false, Wanted::default()).await?.0)
+        Ok(self.ingest(&full, None, false, false, Wanted::default()).await?.0)
     }
 
     /// Takes the last turn back: its messages, its tokens and what it wrote. False if there is
@@ -335,12 +347,13 @@ impl Session {
     /// Brings the cache to exactly the tokens `full` (SPEC.md section 7, "Ingest").
     ///
     /// # Errors
-    /// [`Error::ContextFull`] before anything has changed; those of the engine.
+    /// [`Error::ContextFull`] before anything has changed; [`Error::Cancelled`]; those of the engine.
     async fn ingest(
         &mut self,
         full: &[u32],
         ids: Option<WriteIds>,
         write_enabled: bool,
+        is_cancellable: bool,
         wanted: Wanted<'_>,
     ) -> Result<(Ingest, Outputs)> {
         let window = self.model.engine.context_window();
@@ -363,7 +376,12 @@ impl Session {
         let mut from = start;
         while from < full.len() {
             let run = flags[from..].iter().take_while(|flag| **flag == flags[from]).count();
-            let to = from + run;
+            // Writes of whole messages must not be cut; anything else can be, without a difference.
+            let is_whole = ids.is_some() && flags[from];
+            let to = from + if is_whole { run } else { run.min(TOKENS_BETWEEN_LOOKS) };
+            if is_cancellable && self.cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
             let wanted = if to == full.len() { wanted } else { Wanted::default() };
             let ids = ids.as_ref().map(|ids| ids.slice(from..to));
             outputs = self.feed(&full[from..to], ids, flags[from], wanted).await?;

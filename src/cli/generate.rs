@@ -54,13 +54,12 @@ pub fn run(options: &GenerateOptions) -> Result<ExitCode> {
         options.talk.apply(&mut turn_options)?;
         let mut keeper = open_memory(options, &mut session).await?;
 
-        let replying = Replying::begin();
+        let replying = Replying::begin(session.canceller());
         let mut printer = Printer::new();
         let is_streamed = !options.json;
         let turn = session
             .turn(&prompt, &turn_options, &mut |piece| match is_streamed {
-                true => printer.piece(piece, &replying),
-                false if replying.is_interrupted() => ControlFlow::Break(()),
+                true => printer.piece(piece),
                 false => ControlFlow::Continue(()),
             })
             .await?;

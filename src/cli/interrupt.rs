@@ -4,9 +4,12 @@
 
 use super::output::note;
 use anyhow::{Context, Result};
+use deltamem::session::Cancel;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-static IS_REPLYING: AtomicBool = AtomicBool::new(false);
+/// The turn that Ctrl-C ends, while there is one.
+static RUNNING: Mutex<Option<Cancel>> = Mutex::new(None);
 static IS_CONVERSATION: AtomicBool = AtomicBool::new(false);
 static N_PRESSED: AtomicU32 = AtomicU32::new(0);
 
@@ -16,17 +19,18 @@ const EXIT_CODE: i32 = 130;
 /// Takes over Ctrl-C for the rest of the program.
 pub fn install() -> Result<()> {
     ctrlc::set_handler(|| {
-        if !IS_REPLYING.load(Ordering::SeqCst) {
+        let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(cancel) = running else {
             // Pressed just as the reply ended: meant for the reply.
             if IS_CONVERSATION.load(Ordering::SeqCst) {
                 return;
             }
             std::process::exit(EXIT_CODE);
-        }
+        };
+        cancel.cancel();
         match N_PRESSED.fetch_add(1, Ordering::SeqCst) {
             0 => {}
-            // A long prompt is read in one piece; only leaving can cut that short.
-            1 => note!("\nstopping with the next token; Ctrl-C again leaves at once"),
+            1 => note!("\nstopping with the next step; Ctrl-C again leaves at once"),
             _ => std::process::exit(EXIT_CODE),
         }
     })
@@ -42,21 +46,16 @@ pub fn begin_conversation() {
 pub struct Replying;
 
 impl Replying {
-    /// A reply begins.
-    pub fn begin() -> Replying {
+    /// A turn begins that `cancel` ends.
+    pub fn begin(cancel: Cancel) -> Replying {
         N_PRESSED.store(0, Ordering::SeqCst);
-        IS_REPLYING.store(true, Ordering::SeqCst);
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = Some(cancel);
         Replying
-    }
-
-    /// True once Ctrl-C was pressed during this reply.
-    pub fn is_interrupted(&self) -> bool {
-        N_PRESSED.load(Ordering::SeqCst) > 0
     }
 }
 
 impl Drop for Replying {
     fn drop(&mut self) {
-        IS_REPLYING.store(false, Ordering::SeqCst);
+        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }

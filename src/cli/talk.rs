@@ -1,7 +1,6 @@
 //! What `chat` and `generate` share: options of a reply, its streaming to standard output, and what
 //! is said about how it ended.
 
-use super::interrupt::Replying;
 use super::output::printable;
 use anyhow::Result;
 use clap::Args;
@@ -140,12 +139,12 @@ impl Printer {
         Printer { has_colours: has_colours(), is_dim: false, has_text: false, written: Ok(()) }
     }
 
-    /// Writes a piece; asks for the end of the reply after Ctrl-C, or if nobody reads it.
-    pub fn piece(&mut self, piece: &ThinkPiece, replying: &Replying) -> ControlFlow<()> {
+    /// Writes a piece; asks for the end of the reply if nobody reads it.
+    pub fn piece(&mut self, piece: &ThinkPiece) -> ControlFlow<()> {
         if self.written.is_ok() {
             self.written = self.write(piece);
         }
-        match self.written.is_err() || replying.is_interrupted() {
+        match self.written.is_err() {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         }

@@ -125,7 +125,7 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Messages`] for an empty message, [`Error::Setting`], [`Error::Template`],
-    /// [`Error::ContextFull`], or those of the device. After an error the conversation and the
+    /// [`Error::ContextFull`], [`Error::Cancelled`], or those of the device. After an error the conversation and the
     /// memory are what they were before the turn.
     pub async fn turn(
         &mut self,
@@ -136,6 +136,7 @@ impl Session {
         if user.trim().is_empty() {
             return Err(Error::Messages { reason: "the message is empty".into() });
         }
+        self.cancel.reset();
         let n_messages = self.messages.len();
         let (processed, counters) = (self.processed.clone(), self.counters);
         let memory = self.model.engine.read_memory().await?;
@@ -174,7 +175,7 @@ impl Session {
         let wanted = wanted(&sampler, &options.sampling, &penalised);
         let ids = self.write_ids(&full)?;
         let next_ids = ids.as_ref().map(|ids| (ids.next_message_id, ids.next_sentence_id));
-        let (prompt, outputs) = self.ingest(&full, ids, write_enabled, wanted).await?;
+        let (prompt, outputs) = self.ingest(&full, ids, write_enabled, true, wanted).await?;
         if prompt.suffix_tokens == 0 {
             return Err(Error::Messages {
                 reason: "the template adds nothing for this message".into(),
@@ -246,6 +247,7 @@ impl Session {
                 break;
             }
             reply.push(&decoder.push(next));
+            reply.is_cancelled |= self.cancel.is_cancelled();
             if reply.stops.is_stopped() {
                 reply.stop_reason = StopReason::StopString;
                 break;
@@ -276,7 +278,7 @@ impl Session {
     async fn close(&mut self, write_enabled: bool) -> Result<Ingest> {
         let full = self.render_tokens(false)?.1;
         let ids = self.write_ids(&full)?;
-        Ok(self.ingest(&full, ids, write_enabled, Wanted::default()).await?.0)
+        Ok(self.ingest(&full, ids, write_enabled, false, Wanted::default()).await?.0)
     }
 
     async fn pick(&self, sampler: &mut Sampler, outputs: &Outputs) -> Result<u32> {

@@ -104,7 +104,7 @@ fn a_changed_history_goes_back_to_the_memory_before_it() {
     block_on(expected.set_memory(&stored)).unwrap();
     let tokens = s.processed_tokens().to_vec();
     let ids = None;
-    block_on(expected.ingest(&tokens, ids, true, Wanted::default())).unwrap();
+    block_on(expected.ingest(&tokens, ids, true, false, Wanted::default())).unwrap();
     assert!(close(&state(&s), &state(&expected)));
     assert!(!close(&state(&s), &stored.state));
 }
@@ -212,6 +212,43 @@ fn a_refused_turn_changes_nothing() {
     assert_eq!(say_with(&mut s, "Hello.", &bad).unwrap_err().code(), "setting");
     assert_eq!((state(&s), s.processed_tokens().to_vec(), s.messages().to_vec()), before);
     assert_eq!(*s.counters(), counters);
+}
+
+#[test]
+fn a_turn_is_cancelled_while_its_prompt_is_read_or_while_it_replies() {
+    let mut s = session();
+    s.model.eos_token_ids.clear();
+    say(&mut s, "Hello.");
+    let before = (state(&s), s.processed_tokens().to_vec(), s.messages().to_vec());
+    let counters = *s.counters();
+    // between turns it does nothing
+    s.canceller().cancel();
+    say(&mut s, "Go on.");
+    assert!(block_on(s.undo_turn()).unwrap());
+
+    // a long prompt is read in pieces, and the session looks between them
+    let long = "word ".repeat(300);
+    s.messages.push(Message::new(Role::User, long));
+    let full = s.render_tokens(true).unwrap().1;
+    s.messages.pop();
+    assert!(full.len() > s.processed.len() + 2 * TOKENS_BETWEEN_LOOKS);
+    s.cancel.cancel();
+    let refused = block_on(s.ingest(&full, None, true, true, Wanted::default())).unwrap_err();
+    assert_eq!(refused.code(), "cancelled");
+    assert_eq!((state(&s), s.processed_tokens().to_vec(), s.messages().to_vec()), before);
+    assert_eq!(*s.counters(), counters);
+
+    let (cancel, mut n_pieces) = (s.canceller(), 0);
+    let long = TurnOptions { max_new_tokens: 24, ..options(&s) };
+    let turn = block_on(s.turn("Hello.", &long, &mut |_: &ThinkPiece| {
+        n_pieces += 1;
+        cancel.cancel();
+        ControlFlow::Continue(())
+    }))
+    .unwrap();
+    assert_eq!(turn.stop_reason, StopReason::Cancelled);
+    assert_eq!(n_pieces, 1);
+    assert!(turn.closing.is_some());
 }
 
 #[test]

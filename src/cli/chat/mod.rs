@@ -196,12 +196,10 @@ impl Chat {
         if !self.has_fixed_seed {
             self.turn_options.sampling.seed = random_seed();
         }
-        let replying = Replying::begin();
+        let replying = Replying::begin(self.session.canceller());
         let mut printer = Printer::new();
-        let turn = self
-            .session
-            .turn(text, &self.turn_options, &mut |piece| printer.piece(piece, &replying))
-            .await?;
+        let turn =
+            self.session.turn(text, &self.turn_options, &mut |piece| printer.piece(piece)).await?;
         drop(replying);
         let printed = printer.finish();
         // a turn that wrote nothing needs no snapshot

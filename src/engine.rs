@@ -39,6 +39,18 @@ impl Engine {
         }
     }
 
+    /// Waits until everything that was fed is computed; a call that hands back nothing may return
+    /// before.
+    ///
+    /// # Errors
+    /// Device errors.
+    pub async fn finish(&self) -> Result<()> {
+        match self {
+            Engine::Gpu(model) => model.finish().await,
+            Engine::Cpu(_) => Ok(()),
+        }
+    }
+
     /// Tokens in the KV cache.
     pub fn n_past(&self) -> usize {
         match self {

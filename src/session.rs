@@ -92,7 +92,7 @@ pub struct Session {
 }
 
 /// Tokens of a prompt between two looks at [`Cancel`].
-const TOKENS_BETWEEN_LOOKS: usize = 128;
+const TOKENS_BETWEEN_LOOKS: usize = 64;
 
 impl Session {
     /// Begins a conversation with an empty context and the memory that the engine holds (zeros
@@ -385,6 +385,10 @@ impl Session {
             let wanted = if to == full.len() { wanted } else { Wanted::default() };
             let ids = ids.as_ref().map(|ids| ids.slice(from..to));
             outputs = self.feed(&full[from..to], ids, flags[from], wanted).await?;
+            if is_cancellable && to < full.len() {
+                // else all pieces would be queued before anyone could cancel
+                self.model.engine.finish().await?;
+            }
             from = to;
         }
         let ingest = Ingest {

@@ -236,6 +236,15 @@ impl Model {
         Ok(floats(&read).collect())
     }
 
+    /// Waits until everything submitted is computed, by reading a few bytes behind it: that works
+    /// natively and in a page.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] from the device.
+    pub async fn finish(&self) -> Result<()> {
+        self.gpu.read(&self.buffers.argmax, 0, 4).await.map(drop)
+    }
+
     /// The memory as it stands.
     ///
     /// # Errors

@@ -155,7 +155,7 @@ impl ModelFolder {
         }
         let tensors = tensors(&config)?;
         for (name, shape) in config.tensor_shapes() {
-            tensors.expect(&name, &shape)?;
+            tensors.check_shape(&name, &shape)?;
         }
         Ok(ModelFolder {
             name: files.name,
@@ -357,7 +357,7 @@ impl Adapter {
     ) -> Result<Adapter> {
         let shapes = config.tensor_shapes(model)?;
         for (name, shape) in &shapes {
-            tensors.expect(name, shape)?;
+            tensors.check_shape(name, shape)?;
         }
         let known: BTreeSet<&str> = shapes.iter().map(|(name, _)| name.as_str()).collect();
         if let Some(name) = tensors.names().into_iter().find(|n| !known.contains(n)) {

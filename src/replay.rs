@@ -170,27 +170,27 @@ impl Run<'_> {
         }
         let n_rows = step.logit_rows.as_ref().map_or(n_tokens, Vec::len);
         let (name, expected) = (&step.name, self.expected);
-        expected.expect(&format!("{name}.logits"), &[n_rows, config.vocab_size])?;
+        expected.check_shape(&format!("{name}.logits"), &[n_rows, config.vocab_size])?;
         for &layer in &self.layers {
             let mut shape = match step.kind {
                 StepKind::Prefill => vec![],
                 StepKind::Decode => vec![n_tokens],
             };
             shape.extend(state_shape(dims.num_state_heads, dims.rank));
-            expected.expect(&format!("{name}.state.{layer}"), &shape)?;
+            expected.check_shape(&format!("{name}.state.{layer}"), &shape)?;
             let reads = format!("{name}.reads.{layer}");
             if expected.info(&reads).is_some() {
-                expected.expect(&reads, &[n_tokens, dims.num_state_heads * dims.rank])?;
+                expected.check_shape(&reads, &[n_tokens, dims.num_state_heads * dims.rank])?;
             }
             if let Some(loaded) = &step.load_state {
                 let shape = state_shape(dims.num_state_heads, dims.rank);
-                expected.expect(&format!("{loaded}.state.{layer}"), &shape)?;
+                expected.check_shape(&format!("{loaded}.state.{layer}"), &shape)?;
             }
         }
         for layer in 0..config.n_layers {
             let hidden = format!("{name}.hidden.{layer}");
             if expected.info(&hidden).is_some() {
-                expected.expect(&hidden, &[n_tokens, config.hidden_size])?;
+                expected.check_shape(&hidden, &[n_tokens, config.hidden_size])?;
             }
         }
         Ok(())

@@ -82,7 +82,6 @@ fn expected_bindings(spec: &KernelSpec, variant: &Variant) -> BTreeSet<(u32, &'s
         .bindings
         .iter()
         .map(|(binding, access)| match access {
-            Access::Uniform => (*binding, "uniform"),
             Access::Read => (*binding, "read"),
             Access::ReadWrite => (*binding, "read_write"),
         })

@@ -75,7 +75,6 @@ params! {
 /// What a shader does with a binding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    Uniform,
     Read,
     ReadWrite,
 }
@@ -218,28 +217,18 @@ impl Kernels {
         debug_assert_eq!(size_of::<P>(), 4 * spec.params.len(), "{}", spec.name);
         let flags = flag_values(spec, bytemuck::bytes_of(params));
         let pipeline = self.pipeline(gpu, spec, &variant, &flags).await?;
-        let params_buffer = gpu
-            .buffer(
-                spec.name,
-                size_of::<P>() as u64,
-                wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-            )
-            .await?;
-        let mut entries = Vec::with_capacity(buffers.len() + 2);
-        let mut bind = |binding: u32, buffer: &wgpu::Buffer| {
-            entries.push((binding, buffer.clone()));
-        };
+        let mut bound: Vec<(u32, wgpu::Buffer)> = Vec::with_capacity(buffers.len() + 2);
         if !spec.params.is_empty() {
-            gpu.queue.write_buffer(&params_buffer, 0, bytemuck::bytes_of(params));
-            bind(0, &params_buffer);
+            let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+            let buffer = gpu.buffer(spec.name, size_of::<P>() as u64, usage).await?;
+            gpu.queue.write_buffer(&buffer, 0, bytemuck::bytes_of(params));
+            bound.push((0, buffer));
         }
         if spec.uses_step {
-            bind(1, &self.step);
+            bound.push((1, self.step.clone()));
         }
-        for (binding, buffer) in buffers {
-            bind(*binding, buffer);
-        }
-        let entries: Vec<_> = entries
+        bound.extend(buffers.iter().map(|(binding, buffer)| (*binding, (*buffer).clone())));
+        let entries: Vec<_> = bound
             .iter()
             .map(|(binding, buffer)| wgpu::BindGroupEntry {
                 binding: *binding,

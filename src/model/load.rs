@@ -99,13 +99,13 @@ impl Model {
             });
         }
         for (name, shape) in config.tensor_shapes() {
-            tensors.expect(&name, &shape)?;
+            tensors.check_shape(&name, &shape)?;
         }
         let mut total = config.n_parameters();
         let delta = adapter.map(|(delta, _)| delta);
         if let Some((delta, source)) = adapter {
             for (name, shape) in delta.tensor_shapes(config)? {
-                source.expect(&name, &shape)?;
+                source.check_shape(&name, &shape)?;
                 total += shape.iter().product::<usize>() as u64;
             }
         }

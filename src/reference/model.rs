@@ -91,13 +91,13 @@ impl Model {
         options: Options,
     ) -> Result<Model> {
         for (name, shape) in config.tensor_shapes() {
-            weights.expect(&name, &shape)?;
+            weights.check_shape(&name, &shape)?;
         }
         let dims = match adapter {
             None => MemoryDims::default(),
             Some((delta, source)) => {
                 for (name, shape) in delta.tensor_shapes(config)? {
-                    source.expect(&name, &shape)?;
+                    source.check_shape(&name, &shape)?;
                 }
                 delta.memory_dims(config)?
             }

@@ -41,7 +41,7 @@ impl TensorSource for Tensors {
     }
 
     fn read_f32(&self, name: &str, start: usize, out: &mut [f32]) -> Result<()> {
-        self.expect(name, &self.info(name).map_or(vec![], |i| i.shape.clone()))?;
+        self.check_shape(name, &self.info(name).map_or(vec![], |i| i.shape.clone()))?;
         out.copy_from_slice(&self.0[name].1[start..start + out.len()]);
         Ok(())
     }

@@ -67,7 +67,7 @@ pub trait TensorSource {
     ///
     /// # Errors
     /// [`Error::MissingTensor`] or [`Error::TensorShape`].
-    fn expect(&self, name: &str, shape: &[usize]) -> Result<()> {
+    fn check_shape(&self, name: &str, shape: &[usize]) -> Result<()> {
         match self.info(name) {
             None => Err(Error::MissingTensor { file: self.label().into(), name: name.into() }),
             Some(info) if info.shape != shape => Err(Error::TensorShape {

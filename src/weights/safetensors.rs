@@ -124,7 +124,7 @@ impl TensorSource for SafetensorsFile {
     }
 
     /// As the default, but a tensor of another type is [`Error::Unsupported`], not missing.
-    fn expect(&self, name: &str, shape: &[usize]) -> Result<()> {
+    fn check_shape(&self, name: &str, shape: &[usize]) -> Result<()> {
         let found = &self.stored(name)?.info.shape;
         if found == shape {
             return Ok(());
@@ -253,8 +253,8 @@ impl TensorSource for SafetensorsShards {
         self.owner(name)?.read_f32(name, start, out)
     }
 
-    fn expect(&self, name: &str, shape: &[usize]) -> Result<()> {
-        self.owner(name)?.expect(name, shape)
+    fn check_shape(&self, name: &str, shape: &[usize]) -> Result<()> {
+        self.owner(name)?.check_shape(name, shape)
     }
 
     fn read_all(&self, name: &str) -> Result<Vec<f32>> {

@@ -42,9 +42,9 @@ fn reads_what_the_safetensors_crate_wrote() {
     assert_eq!(piece, [3.0, 4.0]);
     assert_eq!(file.info("b").unwrap().dtype, DType::BF16);
     assert_eq!(file.info("f").unwrap().shape, [2, 3]);
-    file.expect("f", &[2, 3]).unwrap();
-    assert_eq!(file.expect("f", &[3, 2]).unwrap_err().code(), "tensor_shape");
-    assert_eq!(file.expect("x", &[]).unwrap_err().code(), "missing_tensor");
+    file.check_shape("f", &[2, 3]).unwrap();
+    assert_eq!(file.check_shape("f", &[3, 2]).unwrap_err().code(), "tensor_shape");
+    assert_eq!(file.check_shape("x", &[]).unwrap_err().code(), "missing_tensor");
     assert_eq!(file.read_all("x").unwrap_err().code(), "missing_tensor");
 }
 
@@ -52,7 +52,7 @@ fn reads_what_the_safetensors_crate_wrote() {
 fn another_type_is_refused_only_when_asked_for() {
     let file = SafetensorsFile::from_bytes(sample(), "sample").unwrap();
     for error in [
-        file.expect("i", &[1]).unwrap_err(),
+        file.check_shape("i", &[1]).unwrap_err(),
         file.read_all("i").unwrap_err(),
         file.read_f32("i", 0, &mut [0.0]).unwrap_err(),
     ] {
@@ -140,7 +140,7 @@ fn shards_act_as_one_file() {
     assert_eq!(all.names(), ["a", "b"]);
     assert_eq!(all.read_all("a").unwrap(), [1.0]);
     assert_eq!(all.read_all("b").unwrap(), [2.0]);
-    assert_eq!(all.expect("c", &[1]).unwrap_err().code(), "missing_tensor");
+    assert_eq!(all.check_shape("c", &[1]).unwrap_err().code(), "missing_tensor");
 }
 
 #[test]

@@ -6,55 +6,33 @@
  *   DELTAMEM_SCREENSHOTS  where the screenshots go, by default target/screenshots
  */
 import assert from "node:assert/strict";
-import { createServer } from "node:http";
 import { mkdtemp, mkdir, readFile, readlink, rm } from "node:fs/promises";
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
-import { extname, join, normalize } from "node:path";
+import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { SITE, siteServer } from "../../web/serve.mjs";
 
 const require = createRequire(new URL("../../web/package.json", import.meta.url));
 const { chromium } = require("playwright-core");
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
-const site = join(root, "web/demo/dist");
 const screenshots = process.env.DELTAMEM_SCREENSHOTS ?? join(root, "target/screenshots");
 const executablePath = process.env.DELTAMEM_CHROMIUM ?? "/usr/bin/chromium";
 /** Not at the top of the host, as on GitHub Pages. */
 const BASE = "/some/folder/";
 /** A software adapter on a busy machine is slow. */
 const PATIENCE_MS = 120_000;
-const TYPES = {
-  ".html": "text/html; charset=utf-8",
-  ".js": "text/javascript",
-  ".css": "text/css",
-  ".json": "application/json",
-  ".svg": "image/svg+xml",
-  ".wasm": "application/wasm",
-};
-
 let server;
 let address;
 
 before(async () => {
-  assert.ok(existsSync(join(site, "deltamem.js")), "run `node web/build.mjs` first");
+  assert.ok(existsSync(join(SITE, "deltamem.js")), "run `node web/build.mjs` first");
   assert.ok(existsSync(executablePath), `no browser at ${executablePath}; set DELTAMEM_CHROMIUM`);
   await mkdir(screenshots, { recursive: true });
-  server = createServer(async (request, response) => {
-    const { pathname } = new URL(request.url, "http://localhost");
-    const name = normalize(pathname.slice(BASE.length) || "index.html");
-    try {
-      if (!pathname.startsWith(BASE) || name.startsWith("..")) throw new Error("outside the site");
-      const bytes = await readFile(join(site, name));
-      const type = TYPES[extname(name)] ?? "application/octet-stream";
-      response.writeHead(200, { "content-type": type, "content-length": bytes.length });
-      response.end(bytes);
-    } catch {
-      response.writeHead(404).end();
-    }
-  });
+  server = siteServer(BASE);
   await new Promise((resolve) => server.listen(0, "localhost", resolve));
   address = `http://localhost:${server.address().port}${BASE}`;
 });

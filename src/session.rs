@@ -266,7 +266,9 @@ impl Session {
         self.replace_memory(&file.state, file.header.counters, file.header.created_ms).await
     }
 
-    /// Empties the memory; the context stays as it is.
+    /// Empties the memory; the context stays as it is. A history that changes later is written anew
+    /// where it differs, so whoever wants nothing to return drops the context too
+    /// ([`Session::new_context`]), as the program and the page do.
     ///
     /// # Errors
     /// Those of the device.

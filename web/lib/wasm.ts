@@ -56,20 +56,106 @@ export interface ModelTurn {
   promptTokens: number;
   promptSeconds: number;
   decodeSeconds: number;
+  /** Tokens of the prompt that context and memory had already; they were not fed again. */
+  prefixTokens: number;
   /** Frobenius norm of the memory before and after. */
   memoryNorms: [number, number];
+  /** Set if the history differed from what was processed. */
+  rollback: { commonTokens: number; droppedTokens: number; memory: "restored" | "kept" } | null;
+  /** Messages that left the context, oldest first, because the window was full. */
+  evictedMessages: number;
+  /** What the reply asks the caller to do; empty without tools. */
+  toolCalls: ToolCall[];
+  /** How much the memory had its say in the reply's last token; null unless asked for. */
+  gauges: Gauge[] | null;
+}
+
+/** A call of a tool as the model wrote it. */
+export interface ToolCall {
+  name: string;
+  /** JSON object. */
+  arguments: Record<string, unknown>;
+}
+
+/** One wrapped layer at one token. */
+export interface Gauge {
+  layer: number;
+  /** Mean of the write gate β over the state's rows, 0 to 1. */
+  beta: number;
+  /** ‖Δo‖ / ‖o‖; null if the adapter does not correct o. */
+  outputRatio: number | null;
 }
 
 export type PieceKind = "answer" | "thought";
 
+/** What a reply must match. */
+export type Constraint =
+  | { kind: "json_schema"; schema: unknown }
+  | { kind: "json_object" }
+  | { kind: "regex"; pattern: string };
+
+/** The options of a turn, as JSON; what is missing comes from the model's files. */
+export interface ModelTurnOptions {
+  temperature?: number;
+  topK?: number;
+  topP?: number;
+  minP?: number;
+  repetitionPenalty?: number;
+  seed?: number;
+  maxTokens?: number;
+  stop?: string[];
+  /** False reads the memory and leaves it as it is. */
+  write?: boolean;
+  constraint?: Constraint;
+  /** Reports `ModelTurn.gauges`. */
+  gauges?: boolean;
+  /** What a full window does: forget the oldest turns of the context (default), or fail. */
+  overflow?: "evict" | "error";
+  /** Switches thinking for this turn and the following. */
+  thinking?: boolean;
+}
+
+/** A conversation taken out of a model: messages, KV cache, memory, checkpoints. */
+export interface WebConversation {
+  free(): void;
+}
+
+/** Ends what runs; may be called while a call of the model is under way. */
+export interface WebCanceller {
+  cancel(): void;
+  free(): void;
+}
+
 /** A loaded model; one asynchronous call at a time. JSON travels as strings. */
 export interface WebModel {
   info(): string;
+  /**
+   * Answers. `messages` is a JSON array of `Message` that is added to the conversation; the last is
+   * from the user or a tool.
+   */
   turn(
-    text: string,
+    messages: string,
     options: string,
     onPiece: (kind: PieceKind, text: string) => boolean,
   ): Promise<string>;
+  /** Answers a whole history (system message included): what was processed already is not fed again. */
+  turnFrom(
+    history: string,
+    options: string,
+    onPiece: (kind: PieceKind, text: string) => boolean,
+  ): Promise<string>;
+  /** Adds messages without answering them. Resolves to `{ fedTokens, evictedMessages }` as JSON. */
+  append(messages: string, options: string): Promise<string>;
+  /** Writes a text into the memory; the context stays as it is. Resolves to `{ tokensWritten }` as JSON. */
+  write(text: string): Promise<string>;
+  /** Ends the turn, append or write under way: rejects with code `cancelled`, or ends the reply. */
+  canceller(): WebCanceller;
+  /** JSON array of function descriptions (OpenAI's `tools` or bare functions); empty = none. */
+  setTools(tools: string): void;
+  /** A copy of the conversation; the model goes on with its own. */
+  park(): Promise<WebConversation>;
+  /** Puts a conversation in the place of the present one, which is dropped. Consumes it. */
+  adopt(conversation: WebConversation): Promise<void>;
   messages(): string;
   resume(messages: string): Promise<string>;
   newContext(): Promise<void>;
@@ -86,9 +172,75 @@ export interface WebModel {
   free(): void;
 }
 
-/** Loads a model from its files. */
+/** A file that is read in pieces, synchronously (an OPFS access handle, or bytes in memory). */
+export interface ByteFile {
+  /** Bytes. */
+  readonly size: number;
+  /** Fills `into` from byte `offset` on; returns how many bytes were read. */
+  read(into: Uint8Array, offset: number): number;
+}
+
+/** Small files come as bytes, weights as files to read from; never both in one. */
+export type ModelFile = Uint8Array | ByteFile;
+
+/**
+ * Loads a model from its files, by their names in a Hugging Face folder; with shards, each under its
+ * own name beside `model.safetensors.index.json`. `onLost` is told if the GPU device is lost; later
+ * calls reject with code `device_lost`.
+ */
 export type LoadModel = (
-  files: Map<string, Uint8Array>,
+  files: Map<string, ModelFile>,
   options: string,
   onProgress: (done: number, total: number) => void,
+  onLost: (reason: string) => void,
 ) => Promise<WebModel>;
+
+/** What a model takes, and what this GPU allows; bytes. */
+export interface Footprint {
+  weightBytes: number;
+  kvBytes: number;
+  /** Activations, memory state, staging. */
+  otherBytes: number;
+  /** The largest buffer that is made, and the largest that can be. */
+  largestBufferBytes: number;
+  maxBufferBytes: number;
+  maxBindingBytes: number;
+  parameters: number;
+  contextWindow: number;
+  weights: string;
+  kv: string;
+  fits: boolean;
+  /** Why not, with numbers and advice; null if it fits as far as can be told beforehand. */
+  reason: string | null;
+}
+
+/** Reckons a model from its `config.json` alone, against this GPU. Resolves to a `Footprint` as JSON. */
+export type Inspect = (config: string, options: string) => Promise<string>;
+
+/** SHA-256 of bytes as they come. */
+export interface WebSha256 {
+  update(bytes: Uint8Array): void;
+  /** 64 hex digits; ends this object. */
+  digest(): string;
+  free(): void;
+}
+
+/** How far this GPU's results are from the expected ones. */
+export interface SelfTestReport {
+  name: string;
+  passed: boolean;
+  /** Largest absolute errors, after division by the largest expected magnitude where SPEC.md says so. */
+  logitsError: number;
+  readsError: number;
+  statesError: number;
+  greedyTokens: number;
+  greedyMatching: number;
+  seconds: number;
+  reason: string | null;
+}
+
+/** Replays a parity case, given as its files by name, on this GPU; a `SelfTestReport` as JSON. */
+export type SelfTest = (
+  files: Map<string, Uint8Array>,
+  options: string,
+) => Promise<string>;

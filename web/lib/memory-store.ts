@@ -7,7 +7,7 @@
  * dimensions), so that models never read each other's.
  */
 import { DeltamemError } from "./errors.js";
-import type { LedgerEntry } from "./messages.js";
+import type { LedgerEntry } from "./protocol.js";
 
 /** What a memory belongs to. */
 export interface MemoryKey {

@@ -6,20 +6,18 @@
 import { DeltamemError } from "./errors.js";
 import { ProfileChannel, ProfileLock } from "./lock.js";
 import { MemoryStore, type MemoryContent, type MemoryKey } from "./memory-store.js";
+import type { CallContext, Handlers, Queue } from "./messages.js";
+import { fetchModelFiles } from "./model-files.js";
 import type {
-  CallContext,
-  Handlers,
   MemoryInfo,
   MemoryStates,
   Message,
   OpenRequest,
   Opened,
-  Queue,
   SessionState,
   TurnRequest,
   TurnResult,
-} from "./messages.js";
-import { fetchModelFiles } from "./model-files.js";
+} from "./protocol.js";
 import type { LoadModel, ModelInfo, ModelMemoryInfo, ModelTurn, WebModel } from "./wasm.js";
 
 export interface WorkerSessionOptions {
@@ -58,11 +56,24 @@ export class WorkerSession {
       open: (request, context) => this.#open(request, context),
       turn: (request, context) => this.#changing(() => this.#turn(request, context)),
       newContext: () => this.#changing(() => this.#newContext()),
-      measure: async (text) => this.#loaded().measure(text),
+      measure: async (texts) =>
+        texts.reduce((sum, text) => sum + this.#loaded().measure(text), 0),
+      history: async () => JSON.parse(this.#loaded().messages()) as Message[],
+      inspect: notYet,
+      clone: notYet,
+      close: notYet,
+      compare: notYet,
+      takeBack: notYet,
+      append: notYet,
+      restore: notYet,
+      writeMemory: notYet,
+      profiles: notYet,
+      forgetProfile: notYet,
+      setPassphrase: notYet,
       memoryInfo: () => this.#memoryInfo(),
       memoryStates: () => this.#memoryStates(),
       exportMemory: () => this.#withMemory().exportMemory(Date.now()),
-      importMemory: (bytes) => this.#changing(() => this.#importMemory(bytes)),
+      importMemory: ({ bytes }) => this.#changing(() => this.#importMemory(bytes)),
       snapshots: () => this.#snapshots(),
       ledger: async () => (this.#home ? this.#home.store.turns(this.#home.key) : []),
       undo: () => this.#changing(() => this.#undo()),
@@ -92,16 +103,17 @@ export class WorkerSession {
       system: first?.role === "system" ? first.content : undefined,
       date: localDate(new Date()),
     };
-    const model = await this.#options.loadModel(files, JSON.stringify(options), (done, total) =>
-      context.notify({ stage: "load", done, total }),
-    );
+    const onProgress = (done: number, total: number) =>
+      context.notify({ stage: "load", done, total });
+    const json = JSON.stringify(options);
+    const model = await this.#options.loadModel(files, json, onProgress, () => undefined);
     context.signal.throwIfAborted();
     this.#model = model;
     this.#info = JSON.parse(model.info()) as ModelInfo;
     this.#initialPrompts = request.initialPrompts;
     await this.#feedInitialPrompts();
     await this.#moveIn(request, this.#info.identity);
-    return { model: this.#info, state: this.#state() };
+    return { model: this.#info, state: this.#state(), weightsNotice: null };
   }
 
   async #moveIn(request: OpenRequest, identity: string | null): Promise<void> {
@@ -144,14 +156,15 @@ export class WorkerSession {
 
   async #turn(request: TurnRequest, context: CallContext<"turn">): Promise<TurnResult> {
     const model = this.#loaded();
-    const { text, ...options } = request;
+    const { messages, settings } = request;
+    const text = messages.at(-1)?.content ?? "";
     const isWriting = this.#canWrite();
     const before = this.#info?.identity ? await this.#modelMemory() : null;
     let turn: ModelTurn;
     try {
       const json = await model.turn(
-        text,
-        JSON.stringify({ ...options, write: isWriting }),
+        JSON.stringify(messages),
+        JSON.stringify({ ...settings, write: isWriting }),
         (kind, piece) => {
           context.notify({ kind, text: piece });
           return !context.signal.aborted;
@@ -168,9 +181,13 @@ export class WorkerSession {
       const after = await this.#modelMemory();
       const content = await this.#content(after);
       return home.store.commitTurn(home.key, this.#generation, content, {
+        kind: "turn",
         savedMs: content.savedMs,
         prompt: text,
+        promptRole: "user",
         reply: turn.answer,
+        thoughts: turn.thoughts,
+        toolCalls: turn.toolCalls,
         tokensWritten: after.counters.tokensWritten - before.counters.tokensWritten,
         normBefore: before.norm,
         normAfter: after.norm,
@@ -195,7 +212,7 @@ export class WorkerSession {
   // ---- memory -------------------------------------------------------------------------------------
 
   async #memoryInfo(): Promise<MemoryInfo> {
-    return { ...(await this.#modelMemory()), generation: this.#generation };
+    return { ...(await this.#modelMemory()), generation: this.#generation, lastCommitBytes: null };
   }
 
   async #modelMemory(): Promise<ModelMemoryInfo> {
@@ -324,6 +341,7 @@ export class WorkerSession {
       isReadOnly: !this.#canWrite(),
       isEphemeral: this.#home === null,
       isPaused: this.#isPaused,
+      isEncrypted: false,
       notice: this.#notice,
     };
   }
@@ -351,6 +369,10 @@ export class WorkerSession {
     }
     return this.#loaded();
   }
+}
+
+function notYet(): Promise<never> {
+  return Promise.reject(new DeltamemError("unsupported", "This call is not there yet."));
 }
 
 function nothingToUndo(): DeltamemError {

@@ -82,7 +82,7 @@ export class Chat {
     const history = session.model.identity ? await session.memory.ledger() : [];
     if (this.#host.session !== session) return;
     this.#clear();
-    const turns = history.filter(({ reply }) => reply !== "").slice(-SHOWN_TURNS);
+    const turns = history.filter(({ kind }) => kind === "turn").slice(-SHOWN_TURNS);
     for (const { prompt, reply } of turns) {
       const user = new UserMessage(prompt, () => undefined);
       const answer = new ReplyMessage({ regenerate: () => undefined, retry: () => undefined });

@@ -5,6 +5,10 @@ import { button, byId, dialog, element, node } from "./dom.js";
 export function startDialogs(): void {
   for (const each of document.querySelectorAll("dialog")) {
     each.querySelector("[data-close]")?.addEventListener("click", () => each.close());
+    each.addEventListener("close", () => {
+      const toasts = node("toasts");
+      if (each.contains(toasts)) document.body.append(toasts);
+    });
     each.addEventListener("click", (event) => {
       if (event.target === each) each.close();
     });

@@ -3,6 +3,7 @@ import type {
   Gauge,
   LanguageModel,
   LedgerEntry,
+  LedgerKind,
   MemoryInfo,
   SnapshotInfo,
 } from "../../lib/index.js";
@@ -21,12 +22,20 @@ const WRITES: ReadonlySet<string> = new Set(["undo", "write", "import", "protect
 /** They make no sense where nothing is stored. */
 const STORED_ONLY: ReadonlySet<string> = new Set(["branch", "protect"]);
 
+/** What a line of the ledger is, where it is no turn. */
+const KINDS: Record<LedgerKind, string> = {
+  turn: "turn",
+  append: "read",
+  write: "written",
+  import: "import of a file",
+  restore: "earlier state restored",
+};
+
 export interface PanelEvents {
   onForgotten(): void;
   /** A turn that was in the conversation has been taken back. */
   onUndone(): void;
   branch(profile: string): Promise<void>;
-  protect(): Promise<void>;
   isTaken(profile: string): Promise<boolean>;
 }
 
@@ -38,7 +47,7 @@ export class MemoryPanel {
   constructor(host: SessionHost, events: PanelEvents) {
     this.#host = host;
     this.#events = events;
-    const onClick = (id: string, job: (session: LanguageModel) => Promise<void>) =>
+    const onClick = (id: string, job: (session: LanguageModel) => Promise<unknown>) =>
       button(id).addEventListener("click", () => {
         const { session } = host;
         if (session) void job(session).catch(showError);
@@ -50,7 +59,7 @@ export class MemoryPanel {
     onClick("write", (session) => this.#write(session));
     onClick("branch", () => this.#branch());
     onClick("export", (session) => this.#export(session));
-    onClick("protect", () => events.protect());
+    onClick("protect", (session) => this.#protect(session));
     onClick("forget", (session) => this.#forget(session));
 
     const file = input("file");
@@ -117,7 +126,7 @@ export class MemoryPanel {
     if (isPaused) badges.push("paused");
     if (this.#host.isTemporary) badges.push("temporary");
     else if (hasMemory) badges.push(isEphemeral ? "not stored" : "kept in this browser");
-    if (hasMemory && this.#host.isProtected && !isEphemeral) badges.push("encrypted");
+    if (session?.memory.encrypted) badges.push("encrypted");
     node("badges").replaceChildren(...badges.map((text) => element("span", "badge", text)));
     showText(
       node("memory-note"),
@@ -155,8 +164,8 @@ export class MemoryPanel {
     const before = await memory.ledger();
     await memory.undo();
     const after = await memory.ledger();
-    const last = before.at(-1);
-    if (memory.ephemeral || (after.length < before.length && last?.reply)) this.#events.onUndone();
+    const isTurn = before.at(-1)?.kind === "turn" && after.length < before.length;
+    if (isTurn) this.#events.onUndone();
     else toast("The last change of the memory was taken back.");
   }
 
@@ -232,6 +241,36 @@ export class MemoryPanel {
     if (!passphrase) return;
     const opened = await this.#act(() => memory.import(file, { passphrase }));
     if (opened) toast("Imported. Undo takes it back.");
+  }
+
+  async #protect({ memory }: LanguageModel): Promise<void> {
+    const isNew = !memory.encrypted;
+    const answer = await ask({
+      title: isNew ? "Protect this profile" : "Change the passphrase",
+      text: "Memory, earlier states and what was said are encrypted before they are stored. It protects them from whoever gets hold of this device's files, not from someone who uses this page while it is open. If you lose the passphrase, they are lost.",
+      ok: isNew ? "Protect" : "Change",
+      fields: [
+        {
+          name: "passphrase",
+          label: "New passphrase",
+          type: "password",
+          isRequired: isNew,
+          ...(!isNew && { hint: "Leave it empty to store without encryption again." }),
+        },
+        { name: "again", label: "Once more", type: "password", isRequired: isNew },
+      ],
+    });
+    if (!answer) return;
+    const passphrase = answer["passphrase"] ?? "";
+    if (passphrase !== answer["again"]) {
+      toast("The two passphrases differ; nothing was changed.", { isBad: true });
+      return;
+    }
+    const worked = await this.#act(async () => {
+      await memory.setPassphrase(passphrase || null);
+      this.#host.keepPassphrase(passphrase || undefined);
+    });
+    if (worked) toast(passphrase ? "This profile is stored encrypted." : "This profile is stored without encryption.");
   }
 
   async #forget({ memory }: LanguageModel): Promise<void> {
@@ -313,8 +352,12 @@ function showLedger(entries: LedgerEntry[]): void {
     .slice(-SHOWN_ENTRIES)
     .reverse()
     .map((entry) => {
-      const said = element("td", "said", entry.prompt);
-      said.title = entry.prompt;
+      const text = entry.prompt || KINDS[entry.kind];
+      const said = element("td", "said", text);
+      said.title = text;
+      if (entry.prompt && entry.kind !== "turn") {
+        said.prepend(element("span", "badge", KINDS[entry.kind]), " ");
+      }
       return element(
         "tr",
         "",

@@ -1,12 +1,13 @@
-/** The list of models: what they need, whether they fit, and loading, pausing, removing them. */
-import { LanguageModel } from "../../lib/index.js";
+/**
+ * The list of models: what they need, whether they fit, and loading, pausing, removing them. A model's
+ * host is asked only when the person wants that model.
+ */
+import { LanguageModel, type Inspection, type StoredModel } from "../../lib/index.js";
 import { ask } from "./dialogs.js";
 import { button, byId, dialog, element, input, node, textButton } from "./dom.js";
 import { bytes, percent, sentence } from "./format.js";
 import { describeError, showError, toast } from "./page.js";
 import type { ModelEntry, Settings } from "./settings.js";
-
-type Inspection = Awaited<ReturnType<typeof LanguageModel.inspect>>;
 
 export interface ModelsEvents {
   /** Loads and shows a model; rejects with an `AbortError` when `signal` says so. */
@@ -28,8 +29,10 @@ export class ModelsDialog {
   readonly #settings: Settings;
   readonly #events: ModelsEvents;
   readonly #inspections = new Map<string, Inspection | Error>();
-  /** Models whose download was paused in this visit. */
-  readonly #paused = new Set<string>();
+  /** What is on this device, by address. */
+  #stored = new Map<string, StoredModel>();
+  /** The models whose host is being asked. */
+  readonly #asked = new Set<string>();
   #loading: Loading | null = null;
 
   constructor(settings: Settings, events: ModelsEvents) {
@@ -46,7 +49,6 @@ export class ModelsDialog {
       const weights = byId("own-weights", HTMLSelectElement).value as "q4" | "q8" | "f16" | "f32";
       const added = settings.addModel(url, adapter, weights);
       form.reset();
-      void this.#inspect(added);
       this.#draw();
       toast(`${added.name} is in the list now.`);
     });
@@ -54,16 +56,29 @@ export class ModelsDialog {
 
   open(): void {
     dialog("models-dialog").showModal();
-    this.#draw();
-    for (const entry of this.#settings.models) void this.#inspect(entry);
+    void this.#look();
   }
 
   #close(): void {
     dialog("models-dialog").close();
   }
 
-  async #inspect(entry: ModelEntry): Promise<void> {
-    if (entry.isBuiltIn) return;
+  /** Looks at what is on this device; nobody else is asked. */
+  async #look(): Promise<void> {
+    this.#draw();
+    try {
+      const stored = await LanguageModel.weights.list();
+      this.#stored = new Map(stored.map((each) => [each.url, each]));
+    } catch (error) {
+      showError(error);
+    }
+    this.#draw();
+  }
+
+  /** Asks the model's host how large it is, and the GPU whether it fits; true if it can be loaded. */
+  async #inspect(entry: ModelEntry): Promise<boolean> {
+    this.#asked.add(entry.id);
+    this.#draw();
     try {
       const found = await LanguageModel.inspect({
         model: entry.url,
@@ -71,34 +86,38 @@ export class ModelsDialog {
         ...(entry.weights && { weights: entry.weights }),
       });
       this.#inspections.set(entry.id, found);
+      return found.availability !== "unavailable";
     } catch (error) {
       this.#inspections.set(entry.id, error instanceof Error ? error : new Error(String(error)));
+      return false;
+    } finally {
+      this.#asked.delete(entry.id);
+      this.#draw();
     }
-    this.#draw();
   }
 
   async #use(entry: ModelEntry): Promise<void> {
     if (this.#loading) return;
-    const loading: Loading = { id: entry.id, controller: new AbortController(), stage: "download", loaded: 0 };
+    const controller = new AbortController();
+    const loading: Loading = { id: entry.id, controller, stage: "download", loaded: 0 };
     this.#loading = loading;
-    this.#draw();
     try {
-      await this.#events.use(entry, loading.controller.signal, (stage, loaded) => {
+      const isHere = entry.isBuiltIn || this.#stored.get(entry.url)?.isComplete;
+      if (!isHere && !(await this.#inspect(entry))) return;
+      this.#draw();
+      await this.#events.use(entry, controller.signal, (stage, loaded) => {
         const isNew = stage !== loading.stage;
         loading.stage = stage;
         loading.loaded = loaded;
         if (isNew) this.#draw();
         else this.#showProgress(loading);
       });
-      this.#paused.delete(entry.id);
       this.#close();
     } catch (error) {
-      if (loading.controller.signal.aborted) this.#paused.add(entry.id);
-      else showError(error);
+      if (!controller.signal.aborted) showError(error);
     } finally {
       this.#loading = null;
-      void this.#inspect(entry);
-      this.#draw();
+      await this.#look();
     }
   }
 
@@ -115,14 +134,12 @@ export class ModelsDialog {
       await LanguageModel.weights.remove(entry.url);
       if (entry.adapter) await LanguageModel.weights.remove(entry.adapter);
       if (entry.id.startsWith("own:")) this.#settings.dropModel(entry);
-      this.#paused.delete(entry.id);
       toast(`${entry.name} was removed.`);
     } catch (error) {
       showError(error);
     }
     this.#inspections.delete(entry.id);
-    void this.#inspect(entry);
-    this.#draw();
+    await this.#look();
   }
 
   // ---- looks --------------------------------------------------------------------------------------
@@ -150,8 +167,11 @@ export class ModelsDialog {
     if (entry.note && !entry.adapter) card.append(element("p", "soft", entry.note));
     const facts = this.#facts(entry, found);
     if (facts.length > 0) card.append(element("p", "soft facts", facts.join(" · ")));
-    const trouble = problem(found);
-    if (trouble) card.append(element("p", "trouble", trouble));
+    if (this.#asked.has(entry.id)) {
+      card.append(element("p", "soft", `Asking ${new URL(entry.url).host} and the GPU…`));
+    }
+    const said = verdict(found);
+    if (said) card.append(element("p", said.isBad ? "trouble" : "fits", said.text));
     if (entry.note) card.append(this.#adapterField(entry));
     if (this.#loading?.id === entry.id) card.append(...this.#progress(this.#loading));
     card.append(this.#buttons(entry, found, isCurrent));
@@ -159,22 +179,19 @@ export class ModelsDialog {
   }
 
   #facts(entry: ModelEntry, found: Inspection | Error | undefined): string[] {
+    if (entry.isBuiltIn) return entry.licence ? [entry.licence] : [];
+    const known = found instanceof Error ? undefined : found;
+    const stored = this.#stored.get(entry.url);
+    const size = known?.downloadBytes || entry.downloadBytes;
     const facts: string[] = [];
-    if (found && !(found instanceof Error)) {
-      const { downloadBytes, storedBytes, footprint } = found;
-      if (found.availability === "available") facts.push(`${bytes(storedBytes)} on this device`);
-      else facts.push(`${bytes(downloadBytes)} to download`);
-      if (storedBytes > 0 && found.availability !== "available") {
-        facts.push(`${bytes(storedBytes)} of it are here`);
-      }
-      if (footprint) {
-        const total = footprint.weightBytes + footprint.kvBytes + footprint.otherBytes;
-        facts.push(`${bytes(total)} of GPU memory as ${footprint.weights}`);
-      }
-    } else if (!found && !entry.isBuiltIn) {
-      facts.push("asking the model's host…");
+    if (stored?.isComplete) facts.push(`${bytes(stored.bytes)} on this device`);
+    else if (size) facts.push(`${bytes(size)} to download`);
+    if (stored && !stored.isComplete) facts.push(`${bytes(stored.bytes)} of it are here`);
+    if (known?.footprint) {
+      const { weightBytes, kvBytes, otherBytes, weights } = known.footprint;
+      facts.push(`${bytes(weightBytes + kvBytes + otherBytes)} of GPU memory as ${weights}`);
     }
-    if (!entry.isBuiltIn) facts.push(`from ${new URL(entry.url).host}`);
+    facts.push(`from ${new URL(entry.url).host}`);
     if (entry.licence) facts.push(entry.licence);
     return facts;
   }
@@ -220,7 +237,7 @@ export class ModelsDialog {
     const add = (name: string, label: string, className: string, run: () => void) => {
       const made = textButton(label, className, run);
       made.dataset["key"] = `${entry.id}|${name}`;
-      made.setAttribute("aria-label", `${label} ${entry.name}`);
+      made.setAttribute("aria-label", `${label} (${entry.name})`);
       row.append(made);
       return made;
     };
@@ -229,31 +246,41 @@ export class ModelsDialog {
       add("pause", "Pause", "", () => controller.abort()).disabled = controller.signal.aborted;
       return row;
     }
-    const state = found && !(found instanceof Error) ? found : null;
-    const isHere = entry.isBuiltIn || state?.availability === "available";
-    const isPartial = !isHere && ((state?.storedBytes ?? 0) > 0 || this.#paused.has(entry.id));
+    const stored = this.#stored.get(entry.url);
+    const isHere = entry.isBuiltIn || stored?.isComplete;
+    const isBusy = this.#loading !== null || this.#asked.has(entry.id);
     if (!isCurrent) {
-      const label = isHere ? "Use" : isPartial ? "Resume" : "Download and use";
+      const label = isHere ? "Use" : stored ? "Resume" : "Download and use";
       const use = add("use", label, "primary", () => void this.#use(entry));
-      use.disabled = this.#loading !== null || state?.availability === "unavailable";
+      use.disabled = isBusy || (found && !(found instanceof Error) && found.availability === "unavailable") === true;
+      if (!entry.isBuiltIn && (!found || found instanceof Error)) {
+        add("fit", "Does it fit?", "", () => void this.#inspect(entry)).disabled = isBusy;
+      }
     }
-    const canRemove = (!entry.isBuiltIn && (state?.storedBytes ?? 0) > 0) || entry.id.startsWith("own:");
-    if (canRemove && !isCurrent) add("remove", "Remove", "", () => void this.#remove(entry));
+    if ((stored || entry.id.startsWith("own:")) && !isCurrent) {
+      add("remove", "Remove", "", () => void this.#remove(entry)).disabled = isBusy;
+    }
     return row;
   }
 }
 
-/** Why a model cannot be used, or cannot be asked about. */
-function problem(found: Inspection | Error | undefined): string | null {
+/** Whether a model can be used, as far as has been asked. */
+function verdict(found: Inspection | Error | undefined): { text: string; isBad: boolean } | null {
   if (!found) return null;
-  if (found instanceof Error) return describeError(found);
-  if (found.reason) return sentence(found.reason);
+  if (found instanceof Error) return { text: describeError(found), isBad: true };
+  const isBad = found.availability === "unavailable";
+  if (found.reason) return { text: sentence(found.reason), isBad };
+  if (isBad) return { text: "It cannot run here.", isBad };
   const { quotaBytes, usageBytes, downloadBytes, storedBytes } = found;
-  if (quotaBytes === null || found.availability === "available") return null;
-  const free = quotaBytes - (usageBytes ?? 0);
+  const free = quotaBytes === null ? null : quotaBytes - (usageBytes ?? 0);
   const missing = downloadBytes - storedBytes;
-  if (missing <= free) return null;
-  return `This browser gives the page ${bytes(free)} of room, ${bytes(missing)} are needed to keep it. It can run, and is downloaded again next time.`;
+  if (free !== null && found.availability !== "available" && missing > free) {
+    return {
+      text: `This browser gives the page ${bytes(free)} of room, ${bytes(missing)} are needed to keep the model. It can run, and is downloaded again next time.`,
+      isBad: true,
+    };
+  }
+  return { text: "It fits on this GPU, as far as can be told beforehand.", isBad: false };
 }
 
 function progressText({ controller, stage, loaded }: Loading): string {

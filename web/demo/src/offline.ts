@@ -2,23 +2,15 @@
  * The service worker's side on the page: registers it, and offers a new version when one is ready.
  * A running page keeps its version until the person takes the new one.
  */
-import { banner, toast } from "./page.js";
+import { banner } from "./page.js";
 
 export async function startOffline(): Promise<void> {
   const workers = navigator.serviceWorker as ServiceWorkerContainer | undefined;
   if (!workers || !import.meta.env.PROD) return;
-  const isFirstVisit = workers.controller === null;
   try {
     const registration = await workers.register(new URL("sw.js", document.baseURI), {
       updateViaCache: "none",
     });
-    if (isFirstVisit) {
-      await workers.ready;
-      document.documentElement.dataset["offline"] = "ready";
-      toast("This page now starts without a network too.");
-    } else {
-      document.documentElement.dataset["offline"] = "ready";
-    }
     const offer = () => {
       const waiting = registration.waiting;
       if (!waiting || !workers.controller) return;
@@ -33,6 +25,7 @@ export async function startOffline(): Promise<void> {
       });
     };
     offer();
+    void workers.ready.then(() => (document.documentElement.dataset["offline"] = "ready"));
     registration.addEventListener("updatefound", () => {
       registration.installing?.addEventListener("statechange", offer);
     });

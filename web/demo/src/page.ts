@@ -86,7 +86,11 @@ export function toast(text: string, options: ToastOptions = {}): void {
     );
   }
   made.append(iconButton("close", "Close this message", () => made.remove()));
-  node("toasts").append(made);
+  const toasts = node("toasts");
+  // What lies under an open dialog can neither be seen nor pressed.
+  const place = document.querySelector("dialog[open]") ?? document.body;
+  if (toasts.parentElement !== place) place.append(toasts);
+  toasts.append(made);
   if (!options.isBad) setTimeout(() => made.remove(), action ? 20_000 : 6_000);
 }
 

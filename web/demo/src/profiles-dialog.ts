@@ -1,6 +1,7 @@
 /** The list of profiles: whose memories there are, switching, and making new ones. */
+import { ask } from "./dialogs.js";
 import { button, byId, dialog, element, input, node, textButton } from "./dom.js";
-import { shortTime } from "./format.js";
+import { bytes, shortTime } from "./format.js";
 import { currentPhase, showError, toast } from "./page.js";
 import type { SessionHost } from "./session-host.js";
 import { DEFAULT_PROFILE, type Settings } from "./settings.js";
@@ -55,6 +56,26 @@ export class ProfilesDialog {
     await this.#events.use(profile);
   }
 
+  async #drop(profile: string, hasContent: boolean): Promise<void> {
+    try {
+      if (hasContent) {
+        const answer = await ask({
+          title: `Delete “${profile}”?`,
+          text: "Its memories, earlier states and conversations are deleted, with whatever model they were made. This cannot be undone.",
+          ok: "Delete",
+          cancel: "Keep it",
+          isDangerous: true,
+        });
+        if (!answer) return;
+        await this.#host.session?.memory.forgetProfile(profile);
+      }
+      this.#settings.dropProfile(profile);
+      await this.#draw();
+    } catch (error) {
+      showError(error);
+    }
+  }
+
   async #list(): Promise<Listed[]> {
     const { session } = this.#host;
     const stored = session ? await session.memory.profiles() : [];
@@ -69,7 +90,9 @@ export class ProfilesDialog {
       const others = own.length - (here ? 1 : 0);
       const parts: string[] = [];
       if (here) {
-        parts.push(`generation ${here.generation}`, `‖S‖ ${here.norm.toFixed(2)}`, shortTime(here.savedMs));
+        parts.push(`generation ${here.generation}`);
+        if (here.norm !== null) parts.push(`‖S‖ ${here.norm.toFixed(2)}`);
+        parts.push(bytes(here.bytes), shortTime(here.savedMs));
       }
       if (others > 0) parts.push(`${others} ${others === 1 ? "memory" : "memories"} with other models`);
       return {
@@ -91,12 +114,9 @@ export class ProfilesDialog {
         const use = textButton("Switch", "", () => void this.#use(profile).catch(showError));
         use.setAttribute("aria-label", `Switch to ${profile}`);
         item.append(use);
-        if (about === null && profile !== DEFAULT_PROFILE) {
-          const drop = textButton("Remove", "", () => {
-            this.#settings.dropProfile(profile);
-            void this.#draw();
-          });
-          drop.setAttribute("aria-label", `Remove ${profile}`);
+        if (about !== null || profile !== DEFAULT_PROFILE) {
+          const drop = textButton("Delete", "danger", () => void this.#drop(profile, about !== null));
+          drop.setAttribute("aria-label", `Delete ${profile}`);
           item.append(drop);
         }
       }

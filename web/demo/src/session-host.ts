@@ -43,13 +43,19 @@ export class SessionHost extends EventTarget {
     return this.#aside !== null;
   }
 
-  get isProtected(): boolean {
-    return this.#passphrase !== undefined;
-  }
-
   /** The shown session's last report; null if it has said nothing yet. */
   get lastTurn(): TurnReport | null {
     return this.#lastTurn;
+  }
+
+  /** The passphrase of the profile that is shown, as long as the page is open. */
+  keepPassphrase(passphrase: string | undefined): void {
+    this.#passphrase = passphrase;
+  }
+
+  /** The passphrase for a profile that is opened again. */
+  passphraseOf(profile: string): string | undefined {
+    return profile === this.#profile ? this.#passphrase : undefined;
   }
 
   /** Loads a model with a profile's memory; it is not shown before `adopt`. */
@@ -119,9 +125,11 @@ export class SessionHost extends EventTarget {
   async branch(profile: string): Promise<void> {
     const before = this.#shown;
     if (!before) return;
-    const branched = await before.clone({ profile });
+    const branched = await before.clone({
+      profile,
+      ...(this.#passphrase !== undefined && { passphrase: this.#passphrase }),
+    });
     this.#profile = profile;
-    this.#passphrase = undefined;
     this.#show(branched);
     before.destroy();
   }

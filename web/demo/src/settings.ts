@@ -14,6 +14,8 @@ export interface ModelEntry {
   /** The δ-mem adapter's folder; null looks beside the model. */
   adapter: string | null;
   weights: Weights | null;
+  /** About how large the download is; null if not known without asking the host. */
+  downloadBytes: number | null;
   /** True for the model that comes with the page. */
   isBuiltIn: boolean;
   canThink: boolean;
@@ -89,6 +91,7 @@ export class Settings {
       url,
       adapter,
       weights,
+      downloadBytes: null,
       isBuiltIn: false,
       canThink: true,
       licence: null,

@@ -3,7 +3,7 @@ import type { LanguageModel, TurnReport } from "../../lib/index.js";
 import { button, byId, element, node, showText } from "./dom.js";
 import { count } from "./format.js";
 import { ComparedReplies, ReplyMessage, UserMessage, divider } from "./messages.js";
-import { announce, clearErrors, currentPhase, describeError, onPhase, setPhase } from "./page.js";
+import { announce, becomeReady, clearErrors, currentPhase, describeError, onPhase, setPhase } from "./page.js";
 import type { SessionHost } from "./session-host.js";
 
 /** Earlier turns that are shown after a reload. */
@@ -223,7 +223,7 @@ export class Chat {
     } catch (error) {
       exchange.reply.fail(describeError(error));
     } finally {
-      setPhase("ready");
+      await becomeReady();
       this.focus();
     }
   }
@@ -260,16 +260,25 @@ export class Chat {
       reply.finish(report, session);
     } catch (error) {
       // Stopping is what the person wanted; what was said so far stays.
-      if (controller.signal.aborted) reply.finish(report, session);
+      if (controller.signal.aborted && report) reply.finish(report, session);
       else {
-        reply.fail(describeError(error));
         this.#exchanges = this.#exchanges.filter((each) => each !== exchange);
+        if (controller.signal.aborted) this.#giveBack(exchange);
+        else reply.fail(describeError(error));
       }
     } finally {
       session.removeEventListener("turn", onTurn);
-      this.#end();
+      await this.#end();
       if (reply.text) announce(`The model said: ${reply.text}`);
     }
+  }
+
+  /** Stopped before a word was said, and all is as it was before: so are the page and the composer. */
+  #giveBack({ prompt, user, reply }: Exchange): void {
+    user.root.remove();
+    reply.root.remove();
+    if (this.#prompt.value === "") this.#prompt.value = prompt;
+    this.#changed();
   }
 
   async #compare(text: string): Promise<void> {
@@ -297,7 +306,7 @@ export class Chat {
         replies.root.append(message);
       }
     } finally {
-      this.#end();
+      await this.#end();
       announce("Both replies are there.");
     }
   }
@@ -311,9 +320,9 @@ export class Chat {
     announce("The model is answering.");
   }
 
-  #end(): void {
+  async #end(): Promise<void> {
     this.#reply = null;
-    setPhase("ready");
+    await becomeReady();
     this.#follow();
     // A person who went on to read or to press something else stays there.
     if (document.activeElement === document.body || document.activeElement === null) this.focus();

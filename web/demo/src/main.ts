@@ -12,6 +12,7 @@ import {
   describeError,
   errorCode,
   onPhase,
+  setBeforeReady,
   setPhase,
   showError,
   toast,
@@ -64,7 +65,7 @@ host.addEventListener("state", () => {
   // Between a person's own actions another tab may have written.
   if (currentPhase() === "ready") void panel.refresh().catch(showError);
 });
-host.addEventListener("turn", () => void panel.refresh().catch(showError));
+setBeforeReady(() => panel.refresh());
 host.addEventListener("device", (event) => {
   if ((event as CustomEvent<string>).detail === "lost") {
     banner("device", "The GPU was reset. The model is put back on it…");

@@ -52,9 +52,9 @@ export class MemoryPanel {
         const { session } = host;
         if (session) void job(session).catch(showError);
       });
-    onClick("undo", (session) => this.#act(() => this.#undo(session)));
+    onClick("undo", (session) => work(() => this.#undo(session)));
     onClick("pause", ({ memory }) =>
-      this.#act(() => (memory.paused ? memory.resume() : memory.pause())),
+      work(() => (memory.paused ? memory.resume() : memory.pause())),
     );
     onClick("write", (session) => this.#write(session));
     onClick("branch", () => this.#branch());
@@ -95,7 +95,7 @@ export class MemoryPanel {
     this.#map.show(states, info.layers.map(({ norm }) => norm), gauges);
     showLayers(info, gauges);
     node("gauges-caption").hidden = gauges.every((gauge) => gauge === null);
-    node("scale").hidden = false;
+    node("scale").hidden = this.#map.largest === 0;
     node("scale-low").textContent = `−${this.#map.largest.toPrecision(2)}`;
     node("scale-high").textContent = `+${this.#map.largest.toPrecision(2)}`;
     showLedger(ledger);
@@ -153,12 +153,6 @@ export class MemoryPanel {
 
   // ---- what a person can do -----------------------------------------------------------------------
 
-  async #act(job: () => Promise<unknown>): Promise<boolean> {
-    const worked = await work(job);
-    await this.refresh();
-    return worked;
-  }
-
   async #undo({ memory }: LanguageModel): Promise<void> {
     // A text or an import can be undone too; then no turn leaves the conversation.
     const before = await memory.ledger();
@@ -178,7 +172,7 @@ export class MemoryPanel {
     });
     const text = answer?.["text"]?.trim();
     if (!text) return;
-    if (await this.#act(() => memory.write(text))) toast("Written into the memory.");
+    if (await work(() => memory.write(text))) toast("Written into the memory.");
   }
 
   async #branch(): Promise<void> {
@@ -221,7 +215,7 @@ export class MemoryPanel {
 
   async #import({ memory }: LanguageModel, file: File): Promise<void> {
     let isLocked = false;
-    const worked = await this.#act(async () => {
+    const worked = await work(async () => {
       try {
         await memory.import(file);
       } catch (error) {
@@ -239,7 +233,7 @@ export class MemoryPanel {
     });
     const passphrase = answer?.["passphrase"];
     if (!passphrase) return;
-    const opened = await this.#act(() => memory.import(file, { passphrase }));
+    const opened = await work(() => memory.import(file, { passphrase }));
     if (opened) toast("Imported. Undo takes it back.");
   }
 
@@ -266,7 +260,7 @@ export class MemoryPanel {
       toast("The two passphrases differ; nothing was changed.", { isBad: true });
       return;
     }
-    const worked = await this.#act(async () => {
+    const worked = await work(async () => {
       await memory.setPassphrase(passphrase || null);
       this.#host.keepPassphrase(passphrase || undefined);
     });
@@ -282,7 +276,7 @@ export class MemoryPanel {
       isDangerous: true,
     });
     if (!answer) return;
-    const worked = await this.#act(async () => {
+    const worked = await work(async () => {
       await memory.forget();
       this.#events.onForgotten();
     });
@@ -294,7 +288,7 @@ export class MemoryPanel {
       const restore = textButton("Restore", "small", () => {
         const { session } = this.#host;
         if (!session) return;
-        void this.#act(() => session.memory.restore(generation)).then((worked) => {
+        void work(() => session.memory.restore(generation)).then((worked) => {
           if (worked) toast(`The memory is as it was in generation ${generation}.`);
         });
       });

@@ -38,6 +38,25 @@ export function whenIdle(): Promise<void> {
   });
 }
 
+let beforeReady: () => Promise<void> = async () => undefined;
+
+/** What is done before the page is ready again: whoever waits for that sees what is so now. */
+export function setBeforeReady(job: () => Promise<void>): void {
+  beforeReady = job;
+}
+
+/** Ends a reply or an action. */
+export async function becomeReady(): Promise<void> {
+  try {
+    await beforeReady();
+  } catch (error) {
+    showError(error);
+  } finally {
+    // Meanwhile another model may have begun to load.
+    if (phase === "replying" || phase === "working") setPhase("ready");
+  }
+}
+
 /** Runs an action of the person: nothing else begins meanwhile; errors are shown. True if it worked. */
 export async function work(job: () => Promise<unknown>): Promise<boolean> {
   if (phase !== "ready") return false;
@@ -49,8 +68,7 @@ export async function work(job: () => Promise<unknown>): Promise<boolean> {
     showError(error);
     return false;
   } finally {
-    // The job may have failed in a way that leaves no session.
-    if (currentPhase() === "working") setPhase("ready");
+    await becomeReady();
   }
 }
 

@@ -2,8 +2,8 @@
  * Owns which session the page shows: opens models and profiles, keeps the stored session aside while a
  * temporary one is shown, and passes events of the shown one on.
  *
- * Fires `session` when another one is shown, `state` when its memory or context has changed, `turn`
- * (with the report as `detail`), and `device` (with `lost` or `restored` as `detail`).
+ * Fires `session` when another one is shown, `state` when its memory or context has changed, and
+ * `device` (with `lost` or `restored` as `detail`).
  */
 import { LanguageModel, type TurnReport } from "../../lib/index.js";
 import type { ModelEntry } from "./settings.js";
@@ -158,9 +158,7 @@ export class SessionHost extends EventTarget {
       if (isShown()) this.dispatchEvent(new Event("state"));
     });
     session.addEventListener("turn", (event) => {
-      if (!isShown()) return;
-      this.#lastTurn = (event as CustomEvent<TurnReport>).detail;
-      this.dispatchEvent(new CustomEvent("turn", { detail: this.#lastTurn }));
+      if (isShown()) this.#lastTurn = (event as CustomEvent<TurnReport>).detail;
     });
     const device = (detail: "lost" | "restored") => () => {
       if (isShown()) this.dispatchEvent(new CustomEvent("device", { detail }));

@@ -1,6 +1,17 @@
-/** Bundles a TypeScript module of the library and imports it, so that tests need no build. */
+/**
+ * Bundles a TypeScript module of the library and imports it, so that tests need no build. The wasm
+ * module in it is the fake one.
+ */
 import { build } from "esbuild";
 import { fileURLToPath } from "node:url";
+
+const fakeModel = {
+  name: "fake-model",
+  setup: (bundle) =>
+    bundle.onResolve({ filter: /\/deltamem\.js$/ }, () => ({
+      path: fileURLToPath(new URL("fake-model.mjs", import.meta.url)),
+    })),
+};
 
 export async function load(name) {
   const { outputFiles } = await build({
@@ -11,6 +22,7 @@ export async function load(name) {
     write: false,
     sourcemap: "inline",
     logLevel: "error",
+    plugins: [fakeModel],
   });
   const code = Buffer.from(outputFiles[0].contents).toString("base64");
   return import(`data:text/javascript;base64,${code}`);

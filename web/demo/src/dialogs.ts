@@ -70,7 +70,7 @@ export function ask(question: Question): Promise<Record<string, string> | null> 
 function makeField(field: Field): HTMLInputElement | HTMLTextAreaElement {
   const control = field.type === "area" ? element("textarea") : element("input");
   if (control instanceof HTMLInputElement) control.type = field.type;
-  control.id = `ask-${field.name}`;
+  control.id = `ask-field-${field.name}`;
   control.name = field.name;
   control.required = field.isRequired ?? false;
   control.autocomplete = "off";

@@ -83,10 +83,10 @@ export class Chat {
     if (this.#host.session !== session) return;
     this.#clear();
     const turns = history.filter(({ kind }) => kind === "turn").slice(-SHOWN_TURNS);
-    for (const { prompt, reply } of turns) {
+    for (const { prompt, reply, thoughts } of turns) {
       const user = new UserMessage(prompt, () => undefined);
       const answer = new ReplyMessage({ regenerate: () => undefined, retry: () => undefined });
-      answer.setText(reply);
+      answer.setReply(reply, thoughts);
       answer.showTools();
       user.root.classList.add("past");
       answer.root.classList.add("past");

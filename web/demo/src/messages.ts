@@ -81,10 +81,11 @@ export class ReplyMessage {
     this.#thoughts.body.append(piece);
   }
 
-  /** Puts a finished text in. */
-  setText(text: string): void {
-    this.#text = text.trim();
-    this.#markdown.update(this.#text);
+  /** Puts a finished reply in. */
+  setReply(text: string, thoughts: string): void {
+    if (thoughts) this.addThought(thoughts);
+    this.addText(text.trim());
+    this.#end();
   }
 
   /** Ends the waiting; what is said below comes from `report`, if there is one. */

@@ -24,8 +24,10 @@ export class SessionHost extends EventTarget {
   #aside: LanguageModel | null = null;
   #model: ModelEntry | null = null;
   #profile = "";
-  #lastTurn: TurnReport | null = null;
+  readonly #lastTurns = new WeakMap<LanguageModel, TurnReport>();
   #passphrase: string | undefined;
+  /** Sessions whose events are passed on already. */
+  readonly #heard = new WeakSet<LanguageModel>();
 
   get session(): LanguageModel | null {
     return this.#shown;
@@ -45,7 +47,7 @@ export class SessionHost extends EventTarget {
 
   /** The shown session's last report; null if it has said nothing yet. */
   get lastTurn(): TurnReport | null {
-    return this.#lastTurn;
+    return (this.#shown && this.#lastTurns.get(this.#shown)) ?? null;
   }
 
   /** The passphrase of the profile that is shown, as long as the page is open. */
@@ -145,7 +147,6 @@ export class SessionHost extends EventTarget {
 
   #show(session: LanguageModel): void {
     this.#shown = session;
-    this.#lastTurn = null;
     this.#listen(session);
     this.dispatchEvent(new Event("session"));
   }
@@ -158,7 +159,7 @@ export class SessionHost extends EventTarget {
       if (isShown()) this.dispatchEvent(new Event("state"));
     });
     session.addEventListener("turn", (event) => {
-      if (isShown()) this.#lastTurn = (event as CustomEvent<TurnReport>).detail;
+      this.#lastTurns.set(session, (event as CustomEvent<TurnReport>).detail);
     });
     const device = (detail: "lost" | "restored") => () => {
       if (isShown()) this.dispatchEvent(new CustomEvent("device", { detail }));
@@ -167,7 +168,6 @@ export class SessionHost extends EventTarget {
     session.addEventListener("devicerestored", device("restored"));
   }
 
-  readonly #heard = new WeakSet<LanguageModel>();
 }
 
 /** The lock of a session that has just ended reaches the next one a moment later. */

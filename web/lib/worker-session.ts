@@ -19,8 +19,15 @@ import type {
   TurnRequest,
   TurnResult,
 } from "./messages.js";
-import { fetchModelFiles } from "./model-files.js";
-import type { LoadModel, ModelInfo, ModelMemoryInfo, ModelTurn, WebModel } from "./wasm.js";
+import { openModelFiles } from "./model-files.js";
+import type {
+  LoadModel,
+  ModelInfo,
+  ModelMemoryInfo,
+  ModelTurn,
+  WebModel,
+  WebSha256,
+} from "./wasm.js";
 
 export interface WorkerSessionOptions {
   /** Work that no request asked for joins the requests' queue. */
@@ -28,6 +35,8 @@ export interface WorkerSessionOptions {
   /** Gets the wasm module ready; `wasmUrl` is null where it lies beside the worker. */
   prepare(wasmUrl: string | null): Promise<void>;
   loadModel: LoadModel;
+  /** May be called once the module is ready. */
+  newHash: () => WebSha256;
   onState(state: SessionState): void;
   /** The browser's, unless a test brings its own. */
   locks?: LockManager;
@@ -75,14 +84,16 @@ export class WorkerSession {
 
   async #open(request: OpenRequest, context: CallContext<"open">): Promise<Opened> {
     if (this.#model) throw new DeltamemError("worker", "this worker has a model already");
-    const [files] = await Promise.all([
-      fetchModelFiles({
-        ...request,
-        signal: context.signal,
-        onProgress: (done, total) => context.notify({ stage: "download", done, total }),
-      }),
-      this.#options.prepare(request.wasmUrl),
-    ]);
+    await this.#options.prepare(request.wasmUrl);
+    const opened = await openModelFiles({
+      modelUrl: request.modelUrl,
+      adapterUrl: request.adapterUrl,
+      store: "opfs",
+      sha256: {},
+      signal: context.signal,
+      onProgress: (done, total) => context.notify({ stage: "download", done, total }),
+      hash: this.#options.newHash,
+    });
     const first = request.initialPrompts[0];
     const options = {
       name: request.name,
@@ -92,9 +103,14 @@ export class WorkerSession {
       system: first?.role === "system" ? first.content : undefined,
       date: localDate(new Date()),
     };
-    const model = await this.#options.loadModel(files, JSON.stringify(options), (done, total) =>
-      context.notify({ stage: "load", done, total }),
-    );
+    const model = await this.#options
+      .loadModel(
+        opened.files,
+        JSON.stringify(options),
+        (done, total) => context.notify({ stage: "load", done, total }),
+        () => undefined,
+      )
+      .finally(() => opened.close());
     context.signal.throwIfAborted();
     this.#model = model;
     this.#info = JSON.parse(model.info()) as ModelInfo;

@@ -1,5 +1,5 @@
 /** The dedicated worker: joins the wasm module, the session and the messages of the page. */
-import init, { WebModel } from "./deltamem.js";
+import init, { WebModel, WebSha256 } from "./deltamem.js";
 import { Queue, serve, type Port, type ToPage, type ToWorker } from "./messages.js";
 import { WorkerSession } from "./worker-session.js";
 
@@ -10,7 +10,8 @@ const session = new WorkerSession({
   prepare: async (wasmUrl) => {
     await init(wasmUrl === null ? undefined : { module_or_path: wasmUrl });
   },
-  loadModel: (files, options, onProgress) => WebModel.load(files, options, onProgress),
+  loadModel: (...load) => WebModel.load(...load),
+  newHash: () => new WebSha256(),
   onState: (state) => port.postMessage({ kind: "state", state }),
 });
 serve(port, session.handlers, queue);

@@ -162,3 +162,20 @@ export default async function init() {}
 function fakeError(code, message) {
   return Object.assign(new Error(message), { name: "DeltamemError", code });
 }
+
+/** Tells contents apart as the real one does, with other digits (FNV-1a). */
+export class WebSha256 {
+  #hash = 0x811c9dc5;
+  #length = 0;
+
+  update(bytes) {
+    for (const byte of bytes) this.#hash = Math.imul(this.#hash ^ byte, 0x01000193) >>> 0;
+    this.#length += bytes.length;
+  }
+
+  digest() {
+    return (this.#hash.toString(16) + this.#length.toString(16).padStart(8, "0")).padStart(64, "0");
+  }
+
+  free() {}
+}

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { IDBFactory, IDBKeyRange } from "fake-indexeddb";
-import { WebModel } from "./fake-model.mjs";
+import { WebModel, WebSha256 } from "./fake-model.mjs";
 import { load } from "./load.mjs";
 
 globalThis.IDBKeyRange = IDBKeyRange;
@@ -46,6 +46,7 @@ async function openTab(locks, overrides = {}) {
     queue,
     prepare: async () => {},
     loadModel: async (...args) => (tab.model = await WebModel.load(...args)),
+    newHash: () => new WebSha256(),
     onState: (state) => tab.states.push(state),
     locks,
   });

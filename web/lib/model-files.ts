@@ -51,7 +51,7 @@ const SMALL_BYTES = 8 << 20;
 /** How often a file may change while it is downloaded. */
 const CHANGES = 3;
 /** More than this is not put into a page's memory for want of storage. */
-const MOST_IN_MEMORY_BYTES = 2 << 30;
+const MOST_IN_MEMORY_BYTES = 2 ** 31;
 
 /** Everything that a model needs. Rejects with `network`, `integrity` or `quota`. */
 export async function openModelFiles(options: OpenModelOptions): Promise<OpenedModel> {

@@ -1,13 +1,30 @@
-/** Bundles a TypeScript module of the library and imports it, so that tests need no build. */
+/**
+ * Bundles TypeScript modules of the library and imports them, so that tests need no build. The fake
+ * model takes the place of the wasm module.
+ */
 import { build } from "esbuild";
 import { fileURLToPath } from "node:url";
 
-export async function load(name) {
+const path = (relative) => fileURLToPath(new URL(relative, import.meta.url));
+
+const fakeModule = {
+  name: "fake-model",
+  setup({ onResolve }) {
+    onResolve({ filter: /^\.\/deltamem\.js$/ }, () => ({ path: path("fake-model.mjs") }));
+  },
+};
+
+/** All that the named modules export; what they share is there once. */
+export async function load(...names) {
   const { outputFiles } = await build({
-    entryPoints: [fileURLToPath(new URL(`../lib/${name}.ts`, import.meta.url))],
+    stdin: {
+      contents: names.map((name) => `export * from "./${name}.js";`).join("\n"),
+      resolveDir: path("../lib"),
+    },
     bundle: true,
     format: "esm",
     target: "node20",
+    plugins: [fakeModule],
     write: false,
     sourcemap: "inline",
     logLevel: "error",

@@ -127,6 +127,31 @@ test("attw resolves the types of every entry", async () => {
   await run(process.execPath, [join(main, "..", bin.attw ?? bin), ...words]);
 });
 
+test("a TypeScript app compiles against it, the library's own types included", async () => {
+  const tsc = join(webRequire.resolve("typescript/package.json"), "../bin/tsc");
+  await writeFile(
+    join(app, "app.mts"),
+    `import { LanguageModel, type TurnReport } from "deltamem";
+     import { createClient, type ChatCompletion } from "deltamem/openai";
+     import init, { WebModel, type ModelInfo } from "deltamem/wasm";
+     export async function answer(session: LanguageModel): Promise<[TurnReport, ChatCompletion]> {
+       const messages = [{ role: "user" as const, content: "Hello." }];
+       const { completions } = createClient({ session }).chat;
+       return [await session.complete(messages), await completions.create({ messages })];
+     }
+     export async function nameOf(files: Map<string, Uint8Array>): Promise<ModelInfo["name"]> {
+       await init();
+       const model = await WebModel.load(files, "{}", () => undefined, () => undefined);
+       return (JSON.parse(model.info()) as ModelInfo).name;
+     }`,
+  );
+  for (const module of [["esnext", "bundler"], ["nodenext", "nodenext"]]) {
+    const words = ["--noEmit", "--strict", "--target", "es2022", "--lib", "es2023,dom,dom.iterable,dom.asynciterable"];
+    words.push("--types", "", "--module", module[0], "--moduleResolution", module[1], "app.mts");
+    await run(process.execPath, [tsc, ...words], { cwd: app }).catch(({ stdout }) => assert.fail(stdout));
+  }
+});
+
 test("an import in Node touches no global of browsers", async () => {
   const script = `
     const used = [];

@@ -15,7 +15,7 @@ import type {
   SharedV4ProviderMetadata,
 } from "@ai-sdk/provider";
 import { readCall, type CompleteCall } from "./ai-sdk-prompt.js";
-import { completionStream, freshId, isCutOff, type Completer, type CompletionEvent } from "./completion.js";
+import { completionStream, freshId, isCutOff, type CompletionEvent } from "./completion.js";
 import { LanguageModel, type CreateOptions, type TurnReport } from "./language-model.js";
 import type { Availability } from "./protocol.js";
 
@@ -26,7 +26,7 @@ export type DeltamemModelOptions = Omit<CreateOptions, "model" | "tools" | "moni
 
 export interface DeltamemProviderSettings extends DeltamemModelOptions {
   /** A session that is there already: every model of the provider is it, whatever its id. */
-  session?: Completer;
+  session?: LanguageModel;
 }
 
 export interface DeltamemProvider {
@@ -53,11 +53,11 @@ export class DeltamemLanguageModel implements LanguageModelV4 {
   readonly modelId: string;
   readonly #options: DeltamemModelOptions;
   /** Not this model's to end. */
-  readonly #given: Completer | undefined;
+  readonly #given: LanguageModel | undefined;
   #made: Promise<LanguageModel> | null = null;
 
   /** Made by a provider. */
-  constructor(modelId: string, options: DeltamemModelOptions, session?: Completer) {
+  constructor(modelId: string, options: DeltamemModelOptions, session?: LanguageModel) {
     this.modelId = modelId;
     this.#options = options;
     this.#given = session;
@@ -86,7 +86,7 @@ export class DeltamemLanguageModel implements LanguageModelV4 {
   }
 
   /** The session behind this model, for instance for its memory; made if there is none yet. */
-  session(): Promise<Completer | LanguageModel> {
+  session(): Promise<LanguageModel> {
     return this.#session();
   }
 
@@ -118,7 +118,7 @@ export class DeltamemLanguageModel implements LanguageModelV4 {
     return { stream: partStream(events, call, this.modelId) };
   }
 
-  #session(onProgress?: (progress: number) => void): Promise<Completer | LanguageModel> {
+  #session(onProgress?: (progress: number) => void): Promise<LanguageModel> {
     if (this.#given) return Promise.resolve(this.#given);
     if (this.#made) return this.#made;
     const made = LanguageModel.create({

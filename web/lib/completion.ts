@@ -3,10 +3,8 @@
  * (openai.ts, ai-sdk.ts) have in common; knows none of those shapes.
  */
 import type { CompleteOptions, LanguageModel, TurnReport } from "./language-model.js";
+import type { Message } from "./protocol.js";
 import type { StopReason } from "./wasm.js";
-
-/** What the shapes of other libraries need of a session. */
-export type Completer = Pick<LanguageModel, "complete" | "model">;
 
 /** A piece of the reply as it forms, or, once and last, what came of the turn. */
 export type CompletionEvent =
@@ -18,8 +16,8 @@ export type CompletionEvent =
  * an abort the stream fails with the signal's reason.
  */
 export function completionStream(
-  session: Completer,
-  history: Parameters<Completer["complete"]>[0],
+  session: LanguageModel,
+  history: Message[],
   options: CompleteOptions,
 ): ReadableStream<CompletionEvent> {
   const gone = new AbortController();

@@ -3,8 +3,8 @@
  * bring the whole history each time; the session recognises what it has seen and feeds only the rest,
  * so nothing is memorised twice.
  */
-import { completionStream, freshId, isCutOff, type Completer, type CompletionEvent } from "./completion.js";
-import type { TurnReport } from "./language-model.js";
+import { completionStream, freshId, isCutOff, type CompletionEvent } from "./completion.js";
+import type { LanguageModel, TurnReport } from "./language-model.js";
 import { readRequest, type CompleteRequest } from "./openai-request.js";
 import type {
   ChatCompletion,
@@ -22,8 +22,8 @@ import type {
 export type * from "./openai-types.js";
 
 export interface ClientOptions {
-  /** A `LanguageModel`. Its tools, if it has any, are replaced by those of the request. */
-  session: Completer;
+  /** Its own tools, if it has any, give way to those of the request. */
+  session: LanguageModel;
 }
 
 /**
@@ -102,7 +102,7 @@ function completion(head: Head, report: TurnReport): ChatCompletion {
 }
 
 function stream(
-  session: Completer,
+  session: LanguageModel,
   { history, options }: CompleteRequest,
   head: Head,
   isUsageWanted: boolean,

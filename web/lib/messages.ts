@@ -98,7 +98,10 @@ export class Connection {
   /** Ends all calls under way, and all later ones, with `reason`. */
   close(reason: Error): void {
     this.#closedBy ??= reason;
-    for (const pending of [...this.#pending.values()]) pending.reject(this.#closedBy);
+    for (const [id, pending] of [...this.#pending]) {
+      this.#port.postMessage({ kind: "cancel", id });
+      pending.reject(this.#closedBy);
+    }
   }
 
   #receive(message: Exclude<ToPage, { kind: "event" }>): void {

@@ -1,29 +1,22 @@
 /** Joins the wasm module, the sessions and the messages of the page; the same in a worker and on the page. */
 import { Queue, serve, type Port } from "./messages.js";
+import type { WasmModule } from "./model-loader.js";
 import type { ToPage, ToWorker } from "./protocol.js";
-import type { Inspect, LoadModel, WebSha256 } from "./wasm.js";
-import { WorkerSession } from "./worker-session.js";
+import { type SessionsOptions, WorkerSessions } from "./worker-session.js";
 
-/** What is used of the wasm module `deltamem.js`. */
-export interface WasmModule {
-  default(input?: { module_or_path: URL | string }): Promise<unknown>;
-  WebModel: { load: LoadModel };
-  WebSha256: new () => WebSha256;
-  inspect: Inspect;
-}
-
-/** Answers the page's requests; gives what ends it. */
-export function serveSessions(port: Port<ToWorker, ToPage>, wasm: WasmModule): () => void {
+/** Answers the page's requests; gives what ends it. `overrides` are for tests. */
+export function serveSessions(
+  port: Port<ToWorker, ToPage>,
+  wasm: WasmModule,
+  overrides: Partial<SessionsOptions> = {},
+): () => void {
   const queue = new Queue();
-  const session = new WorkerSession({
+  const sessions = new WorkerSessions({
+    wasm,
     queue,
-    prepare: async (wasmUrl) => {
-      await wasm.default(wasmUrl === null ? undefined : { module_or_path: wasmUrl });
-    },
-    loadModel: (...args) => wasm.WebModel.load(...args),
-    onState: (state) =>
-      port.postMessage({ kind: "event", session: 0, event: { kind: "state", state } }),
+    onEvent: (session, event) => port.postMessage({ kind: "event", session, event }),
+    ...overrides,
   });
-  serve(port, session.handlers, queue);
-  return () => void queue.run(async () => session.close());
+  serve(port, sessions.handlers, queue);
+  return () => void queue.run(async () => sessions.close());
 }

@@ -1,17 +1,16 @@
 /**
- * Bundles TypeScript modules of the library and imports them, so that tests need no build. The fake
- * model takes the place of the wasm module.
+ * Bundles TypeScript modules of the library and imports them, so that tests need no build. The wasm
+ * module in it is the fake one.
  */
 import { build } from "esbuild";
 import { fileURLToPath } from "node:url";
 
-const path = (relative) => fileURLToPath(new URL(relative, import.meta.url));
-
-const fakeModule = {
+const fakeModel = {
   name: "fake-model",
-  setup({ onResolve }) {
-    onResolve({ filter: /^\.\/deltamem\.js$/ }, () => ({ path: path("fake-model.mjs") }));
-  },
+  setup: (bundle) =>
+    bundle.onResolve({ filter: /\/deltamem\.js$/ }, () => ({
+      path: fileURLToPath(new URL("fake-model.mjs", import.meta.url)),
+    })),
 };
 
 /** All that the named modules export; what they share is there once. */
@@ -19,15 +18,15 @@ export async function load(...names) {
   const { outputFiles } = await build({
     stdin: {
       contents: names.map((name) => `export * from "./${name}.js";`).join("\n"),
-      resolveDir: path("../lib"),
+      resolveDir: fileURLToPath(new URL("../lib", import.meta.url)),
     },
     bundle: true,
     format: "esm",
     target: "node20",
-    plugins: [fakeModule],
     write: false,
     sourcemap: "inline",
     logLevel: "error",
+    plugins: [fakeModel],
   });
   const code = Buffer.from(outputFiles[0].contents).toString("base64");
   return import(`data:text/javascript;base64,${code}`);

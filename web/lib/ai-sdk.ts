@@ -21,8 +21,14 @@ import type { Availability } from "./protocol.js";
 
 export type { DeltamemCallOptions } from "./ai-sdk-prompt.js";
 
-/** How a session is made when it is first needed; the model's address is the model id. */
-export type DeltamemModelOptions = Omit<CreateOptions, "model" | "tools" | "monitor" | "signal">;
+/**
+ * How a session is made when it is first needed. The model's address is the model id; what begins a
+ * conversation and what can be called come with each call.
+ */
+export type DeltamemModelOptions = Omit<
+  CreateOptions,
+  "model" | "initialPrompts" | "tools" | "monitor" | "signal"
+>;
 
 export interface DeltamemProviderSettings extends DeltamemModelOptions {
   /** A session that is there already: every model of the provider is it, whatever its id. */

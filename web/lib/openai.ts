@@ -22,7 +22,7 @@ import type {
 export type * from "./openai-types.js";
 
 export interface ClientOptions {
-  /** Its own tools, if it has any, give way to those of the request. */
+  /** Its own initial prompts and tools, if it has any, give way to what the request brings. */
   session: LanguageModel;
 }
 

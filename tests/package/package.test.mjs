@@ -100,7 +100,7 @@ async function makeApp(name) {
   return root;
 }
 
-test("the tarball has what it needs and nothing else", () => {
+test("the tarball has what it needs and nothing else", async () => {
   const names = packed.files.map(({ path }) => path);
   for (const name of ["README.md", "LICENSE-MIT", "LICENSE-APACHE", "dist/deltamem_bg.wasm"]) {
     assert.ok(names.includes(name), `${name} is missing`);
@@ -110,6 +110,10 @@ test("the tarball has what it needs and nothing else", () => {
   );
   assert.deepEqual(strange, []);
   assert.ok(packed.size <= PACKED_BYTES, `${packed.size} bytes packed, at most ${PACKED_BYTES}`);
+  const scripts = names.filter((name) => name.endsWith(".js"));
+  const texts = await Promise.all(scripts.map((name) => readFile(join(app, "node_modules/deltamem", name), "utf8")));
+  const classes = texts.filter((text) => /LanguageModel extends EventTarget/.test(text));
+  assert.equal(classes.length, 1, "every entry shares one class LanguageModel");
   console.log(`packed: ${packed.size} bytes, ${names.length} files`);
 });
 

@@ -10,7 +10,7 @@ import type {
   LanguageModelV4ToolResultPart,
   SharedV4Warning,
 } from "@ai-sdk/provider";
-import { toolResultText } from "./completion.js";
+import { refuseConstraintWithTools, toolResultText } from "./completion.js";
 import { DeltamemError } from "./errors.js";
 import type { Tool } from "./input.js";
 import type { CompleteOptions } from "./language-model.js";
@@ -66,6 +66,7 @@ export function readCall(call: LanguageModelV4CallOptions): CompleteCall {
     ...readCallOptions(call.providerOptions?.["deltamem"]),
     tools: readTools(call, warnings),
   };
+  refuseConstraintWithTools(options, "once more with it and `toolChoice: \"none\"`");
   for (const feature of ["presencePenalty", "frequencyPenalty"] as const) {
     if (call[feature]) {
       warnings.push({ type: "unsupported", feature, details: "use providerOptions.deltamem.repetitionPenalty" });

@@ -2,6 +2,7 @@
  * One call of `LanguageModel.complete` as a stream of events. Owns what the shapes of other libraries
  * (openai.ts, ai-sdk.ts) have in common; knows none of those shapes.
  */
+import { DeltamemError } from "./errors.js";
 import type { CompleteOptions, LanguageModel, TurnReport } from "./language-model.js";
 import type { Message } from "./protocol.js";
 import type { StopReason } from "./wasm.js";
@@ -55,6 +56,15 @@ export function freshId(prefix: string): string {
 /** A tool's result as the model reads it: a message without text would be refused. */
 export function toolResultText(text: string): string {
   return text.trim() === "" ? "(no output)" : text;
+}
+
+/** Throws `unsupported` if the reply is held to a schema and is to call tools as well. */
+export function refuseConstraintWithTools(options: CompleteOptions, remedy: string): void {
+  if (options.responseConstraint === undefined || !options.tools?.length) return;
+  throw new DeltamemError(
+    "unsupported",
+    `A reply that is held to a schema cannot call tools. Ask without the schema as long as tools are wanted, then ${remedy}.`,
+  );
 }
 
 /** True if the reply was cut off where something was full. */

@@ -3,7 +3,7 @@
  * refused: a setting that would change the reply and cannot be honoured is an error with code
  * `unsupported`, never passed over in silence.
  */
-import { toolResultText } from "./completion.js";
+import { refuseConstraintWithTools, toolResultText } from "./completion.js";
 import { DeltamemError } from "./errors.js";
 import type { Tool } from "./input.js";
 import type { CompleteOptions } from "./language-model.js";
@@ -74,19 +74,18 @@ export function readRequest(params: ChatCompletionCreateParams): CompleteRequest
     number(params.max_completion_tokens, "max_completion_tokens") ??
     number(params.max_tokens, "max_tokens");
   const stop = typeof params.stop === "string" ? [params.stop] : params.stop;
-  return {
-    history: readMessages(params.messages),
-    options: {
-      ...(temperature !== null && { temperature }),
-      ...(topP !== null && { topP }),
-      ...(seed !== null && { seed }),
-      ...(maxTokens !== null && { maxTokens }),
-      ...(stop && stop.length > 0 && { stop }),
-      ...(responseConstraint && { responseConstraint }),
-      ...(params.reasoning_effort && { thinking: params.reasoning_effort !== "none" }),
-      tools,
-    },
+  const options: CompleteOptions = {
+    ...(temperature !== null && { temperature }),
+    ...(topP !== null && { topP }),
+    ...(seed !== null && { seed }),
+    ...(maxTokens !== null && { maxTokens }),
+    ...(stop && stop.length > 0 && { stop }),
+    ...(responseConstraint && { responseConstraint }),
+    ...(params.reasoning_effort && { thinking: params.reasoning_effort !== "none" }),
+    tools,
   };
+  refuseConstraintWithTools(options, 'once more with it and `tool_choice: "none"`');
+  return { history: readMessages(params.messages), options };
 }
 
 function refuseUnsupported(name: string, value: unknown): void {

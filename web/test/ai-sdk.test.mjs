@@ -169,11 +169,16 @@ test("settings that the model does not have are warned of or refused", async () 
   for (const toolChoice of [{ type: "required" }, { type: "tool", toolName: "add" }]) {
     await rejectsWith("unsupported", model.doGenerate({ prompt, tools: [], toolChoice }));
   }
+  const add = { type: "function", name: "add", inputSchema: {} };
+  const asked = { prompt, tools: [add], responseFormat: { type: "json" } };
+  await rejectsWith("unsupported", model.doGenerate(asked));
   const image = { type: "file", mediaType: "image/png", data: { type: "data", data: "" } };
   await rejectsWith("unsupported", model.doGenerate({ prompt: [{ role: "user", content: [image] }] }));
   await rejectsWith("setting", model.doGenerate({ prompt, providerOptions: { deltamem: { profile: "x" } } }));
   await rejectsWith("setting", model.doGenerate({ prompt, providerOptions: { deltamem: { minP: "x" } } }));
   assert.equal(calls.length, 1);
+  await model.doGenerate({ ...asked, toolChoice: { type: "none" } });
+  assert.equal(calls.length, 2);
 });
 
 test("reasoning switches thinking", async () => {

@@ -103,6 +103,7 @@ test("what cannot be honoured is refused by name, and nothing is asked", async (
     { tool_choice: { type: "function", function: { name: "add" } } },
     { tools: [{ type: "custom" }] },
     { response_format: { type: "grammar" } },
+    { response_format: { type: "json_object" }, tools: [{ type: "function", function: { name: "add" } }] },
     { messages: [{ role: "function", name: "f", content: "x" }] },
     { messages: [{ role: "user", content: [{ type: "image_url", image_url: { url: "x" } }] }] },
   ];

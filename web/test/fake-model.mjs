@@ -135,9 +135,9 @@ export class WebModel {
     if (last?.role !== "user" && last?.role !== "tool") {
       throw fakeError("messages", "the last message is not from the user or a tool");
     }
-    if (messages.some(({ content }) => typeof content !== "string" || content.trim() === "")) {
-      throw fakeError("messages", "a message is empty");
-    }
+    const isEmpty = ({ content, toolCalls }) =>
+      typeof content !== "string" || (content.trim() === "" && !toolCalls);
+    if (messages.some(isEmpty)) throw fakeError("messages", "a message is empty");
     const text = last.content;
     this.calls.push({ text, write, options, messages });
     const before = this.norm();

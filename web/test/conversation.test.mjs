@@ -34,7 +34,7 @@ test("a history that goes on feeds only what is new; one that differs says so", 
   history.push({ role: "assistant", content: first.turn.answer }, user("two"));
   const second = await tab.complete(history);
   assert.equal(second.turn.rollback, null);
-  assert.equal(second.turn.promptTokens, "two".length);
+  assert.equal(second.turn.promptTokens, "oneyou said onetwo".length);
   assert.equal(second.turn.prefixTokens, "oneyou said one".length);
   assert.equal((await tab.info()).norm, 12);
   const changed = await tab.complete([...history.slice(0, 2), user("three")]);

@@ -195,7 +195,7 @@ export class WebModel {
       thoughts,
       stopReason,
       generatedTokens: answer.length,
-      promptTokens: count(messages),
+      promptTokens: count(this.history.slice(0, checkpoint[2])) + count(messages),
       promptSeconds: 0.1,
       decodeSeconds: 0.1,
       prefixTokens: prefixTokens ?? count(this.history.slice(0, checkpoint[2])),

@@ -15,6 +15,8 @@ const PIECES_OF_A_PROMPT = 4;
 const control = (globalThis.fakeModel ??= {
   /** Milliseconds a step; a prompt is read in four steps. */
   delayMs: "WorkerGlobalScope" in globalThis ? 40 : 0,
+  /** Called before each step with its kind: `load`, `prompt` or `piece`. */
+  onStep: () => {},
   /** Codes with which the next loads fail. */
   failLoads: [],
   /** Parts of the footprint that `inspect` gives. */
@@ -44,7 +46,7 @@ class WebConversation {
 
 export class WebModel {
   static async load(files, options, onProgress, onLost = () => {}) {
-    await pause();
+    await pause("load");
     for (const name of ["config.json", "tokenizer.json"]) {
       if (!files.has(name)) throw fakeError("missing_tensor", `${name} is missing`);
     }
@@ -150,7 +152,7 @@ export class WebModel {
       this.history.length = checkpoint[2];
     };
     for (let piece = 0; piece < PIECES_OF_A_PROMPT; piece += 1) {
-      await pause();
+      await pause("prompt");
       if (isWriting) this.value += 1; // half a prompt is written
       if (this.isCancelled) {
         reset();
@@ -169,7 +171,7 @@ export class WebModel {
     let answer = "";
     let stopReason = "end_of_sequence";
     for (const piece of reply.match(/\S+\s*/g) ?? []) {
-      await pause();
+      await pause("piece");
       if (this.isLost) throw await this.lostError();
       answer += piece;
       if (!onPiece("answer", piece) || this.isCancelled) {
@@ -193,7 +195,7 @@ export class WebModel {
       thoughts,
       stopReason,
       generatedTokens: answer.length,
-      promptTokens: count(messages),
+      promptTokens: count(this.history.slice(0, checkpoint[2])) + count(messages),
       promptSeconds: 0.1,
       decodeSeconds: 0.1,
       prefixTokens: prefixTokens ?? count(this.history.slice(0, checkpoint[2])),
@@ -237,7 +239,7 @@ export class WebModel {
       const added = JSON.parse(messages);
       const evictedMessages = this.makeRoom(count(added), { overflow });
       for (let piece = 0; piece < PIECES_OF_A_PROMPT; piece += 1) {
-        await pause();
+        await pause("prompt");
         if (this.isLost) throw await this.lostError();
         if (this.isCancelled) throw fakeError("cancelled", "the call was cancelled");
       }
@@ -252,7 +254,7 @@ export class WebModel {
     return this.exclusive(async () => {
       const before = this.value;
       for (let piece = 0; piece < PIECES_OF_A_PROMPT; piece += 1) {
-        await pause();
+        await pause("prompt");
         this.value += 1;
         if (this.isLost) throw await this.lostError();
         if (this.isCancelled || text === "fail") {
@@ -520,7 +522,8 @@ function count(messages) {
   return messages.reduce((sum, { content }) => sum + content.length, 0);
 }
 
-function pause() {
+function pause(kind) {
+  control.onStep(kind);
   return new Promise((resolve) => setTimeout(resolve, control.delayMs));
 }
 

@@ -1,5 +1,5 @@
 /**
- * Bundles a TypeScript module of the library and imports it, so that tests need no build. The wasm
+ * Bundles TypeScript modules of the library and imports them, so that tests need no build. The wasm
  * module in it is the fake one.
  */
 import { build } from "esbuild";
@@ -13,9 +13,13 @@ const fakeModel = {
     })),
 };
 
-export async function load(name) {
+/** All that the named modules export; what they share is there once. */
+export async function load(...names) {
   const { outputFiles } = await build({
-    entryPoints: [fileURLToPath(new URL(`../lib/${name}.ts`, import.meta.url))],
+    stdin: {
+      contents: names.map((name) => `export * from "./${name}.js";`).join("\n"),
+      resolveDir: fileURLToPath(new URL("../lib", import.meta.url)),
+    },
     bundle: true,
     format: "esm",
     target: "node20",

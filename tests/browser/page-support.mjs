@@ -7,8 +7,9 @@
  *   DELTAMEM_FAKE=1       the page was built with --fake: no GPU work, but everything else
  */
 import assert from "node:assert/strict";
-import { mkdtemp, mkdir, readdir, readlink, rm } from "node:fs/promises";
+import { mkdtemp, mkdir, readFile, readdir, readlink, rm } from "node:fs/promises";
 import { existsSync } from "node:fs";
+import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -45,6 +46,39 @@ export async function serve(site = SITE) {
   const { port } = server.address();
   return {
     address: `http://localhost:${port}${BASE}`,
+    async stop() {
+      server.closeAllConnections();
+      await new Promise((resolve) => server.close(resolve));
+    },
+  };
+}
+
+/** Another host with a model's files, in no hurry with the weights; `asked` lists what was wanted. */
+export async function serveSlowly(folder) {
+  const asked = [];
+  let isSlow = true;
+  const server = createServer(async (request, response) => {
+    const name = new URL(request.url, "http://localhost").pathname.slice("/model/".length);
+    response.setHeader("access-control-allow-origin", "*");
+    response.setHeader("access-control-allow-headers", "*");
+    response.setHeader("access-control-expose-headers", "*");
+    if (request.method === "OPTIONS") return void response.writeHead(204).end();
+    asked.push(name);
+    const bytes = await readFile(join(folder, name)).catch(() => null);
+    if (!bytes) return void response.writeHead(404).end();
+    response.setHeader("content-length", bytes.length);
+    if (request.method === "HEAD") return void response.end();
+    for (let at = 0; at < bytes.length && !response.destroyed; at += 65_536) {
+      response.write(bytes.subarray(at, at + 65_536));
+      if (isSlow && name === "model.safetensors") await new Promise((resolve) => setTimeout(resolve, 300));
+    }
+    response.end();
+  });
+  await new Promise((resolve) => server.listen(0, "localhost", resolve));
+  return {
+    address: `http://localhost:${server.address().port}/model/`,
+    asked,
+    hurry: () => (isSlow = false),
     async stop() {
       server.closeAllConnections();
       await new Promise((resolve) => server.close(resolve));

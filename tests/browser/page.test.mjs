@@ -23,6 +23,7 @@ import {
   ready,
   say,
   serve,
+  serveSlowly,
   settle,
   shot,
   shown,
@@ -155,13 +156,25 @@ test("answering again and editing take the last turn back and put another in its
     assert.equal((await memory(page)).ledger, 2);
     assert.match(await lastReply(page).innerText(), /memory updated/);
 
+    const two = await memory(page);
+    for (const cancel of ["Escape", "Enter"]) {
+      await page.getByRole("button", { name: "Edit and send again" }).click();
+      assert.equal(await page.getByLabel("Your message").inputValue(), "What do I keep?");
+      if (cancel === "Escape") await page.keyboard.press("Escape");
+      else await page.getByRole("button", { name: "Cancel", exact: true }).click();
+      assert.equal(await page.getByLabel("Your message").inputValue(), "");
+      assert.deepEqual(await memory(page), two);
+    }
     await page.getByRole("button", { name: "Edit and send again" }).click();
+    await page.getByLabel("Your message").fill("What do I keep behind the house?");
+    await page.keyboard.press("Enter");
+    await page.waitForFunction(() => document.querySelector("#ledger").textContent.includes("behind the house?"));
     await settle(page);
-    assert.equal(await page.getByLabel("Your message").inputValue(), "What do I keep?");
-    assert.deepEqual([(await memory(page)).norm, (await memory(page)).ledger], [one.norm, 1]);
-    assert.equal(await page.locator(".message").count(), 2);
-    await say(page, "What do I keep behind the house?");
-    assert.equal((await memory(page)).ledger, 2);
+    const three = await memory(page);
+    assert.equal(three.ledger, 2);
+    assert.doesNotMatch(await shown(page), /What do I keep\?/);
+    await press(page, "Undo");
+    assert.equal((await memory(page)).norm, one.norm);
   });
 });
 
@@ -548,6 +561,45 @@ test("a model's host is asked only when it is wanted; own models load, stay and 
   });
 });
 
+test("a download is paused and resumed while the talk goes on", async () => {
+  const host = await serveSlowly(join(SITE, "models/nano/"));
+  try {
+    await inBrowser(async (context, problems) => {
+      const page = await open(context, address);
+      await page.locator("#open-models").click();
+      const dialog = page.locator("#models-dialog");
+      await dialog.getByText("A model of your own").click();
+      await dialog.getByLabel("Address of a folder").fill(host.address);
+      await dialog.getByLabel("Weights on the GPU").selectOption("f32");
+      await dialog.getByRole("button", { name: "Add", exact: true }).click();
+      const card = dialog.locator(".model").last();
+      assert.deepEqual(host.asked, []);
+      await card.getByRole("button", { name: "Does it fit?" }).click();
+      await card.getByText("It fits on this GPU").waitFor();
+      await card.getByRole("button", { name: "Download and use" }).click();
+      await card.getByText(/Downloading: \d+ %/).waitFor();
+      await page.keyboard.press("Escape");
+      await say(page, BEES);
+      await page.locator("#open-models").click();
+      await card.getByRole("button", { name: "Pause" }).click();
+      const go = card.getByRole("button", { name: /^(Resume|Download and use)/ });
+      await go.waitFor();
+      assert.equal(await page.locator("#model-name").textContent(), "nano");
+
+      host.hurry();
+      await go.click();
+      await dialog.waitFor({ state: "hidden" });
+      await ready(page);
+      assert.notEqual(await page.locator("#model-name").textContent(), "nano");
+      await say(page, "And here?");
+      const own = problems.filter((problem) => !problem.includes(host.address));
+      problems.splice(0, problems.length, ...own);
+    });
+  } finally {
+    await host.stop();
+  }
+});
+
 test("what a model writes becomes text, never markup, and fetches nothing", async () => {
   await inBrowser(async (context) => {
     const page = await open(context, address);
@@ -631,6 +683,7 @@ test("light, dark, on a phone: nothing is cut off", async () => {
     await page.waitForTimeout(700); // the pictures of the states move
     await shot(page, "light");
     await page.emulateMedia({ colorScheme: "dark" });
+    await page.waitForTimeout(300); // colours change gently
     await shot(page, "dark");
     await shot(page.locator("#memory"), "memory");
     for (const width of [320, 390, 820]) {
@@ -656,6 +709,7 @@ test("light, dark, on a phone: nothing is cut off", async () => {
     }
     await page.emulateMedia({ colorScheme: "light" });
     await page.setViewportSize({ width: 390, height: 844 });
+    await page.waitForTimeout(300); // colours change gently
     await shot(page, "phone");
   });
 });

@@ -3,7 +3,7 @@ import type { LanguageModel, TurnReport } from "../../lib/index.js";
 import { button, byId, element, node, showText } from "./dom.js";
 import { count } from "./format.js";
 import { ComparedReplies, ReplyMessage, UserMessage, divider } from "./messages.js";
-import { announce, becomeReady, clearErrors, currentPhase, describeError, onPhase, setPhase } from "./page.js";
+import { announce, becomeReady, clearErrors, currentPhase, describeError, onPhase, setPhase, work } from "./page.js";
 import type { SessionHost } from "./session-host.js";
 
 /** Earlier turns that are shown after a reload. */
@@ -33,6 +33,8 @@ export class Chat {
   /** What was shown of the stored session before a temporary one began. */
   #aside: { nodes: Node[]; exchanges: Exchange[] } | null = null;
   #exchanges: Exchange[] = [];
+  /** The exchange that the next text replaces. */
+  #edited: Exchange | null = null;
   #reply: AbortController | null = null;
   #isAtEnd = true;
 
@@ -42,10 +44,13 @@ export class Chat {
       event.preventDefault();
       const text = this.#prompt.value.trim();
       if (!text || currentPhase() !== "ready") return;
-      this.#prompt.value = "";
-      void (isPressed("compare") ? this.#compare(text) : this.#say(text));
+      this.#setPrompt("");
+      if (this.#edited) void this.#sayInstead(this.#edited, text);
+      else void (isPressed("compare") ? this.#compare(text) : this.#say(text));
     });
     this.#prompt.addEventListener("keydown", (event) => this.#onKey(event));
+    this.#prompt.addEventListener("input", () => this.#grow());
+    button("cancel-edit").addEventListener("click", () => this.#setEdited(null));
     button("stop").addEventListener("click", () => this.#reply?.abort());
     document.addEventListener("keydown", (event) => {
       const isFree = !document.querySelector("dialog[open]");
@@ -209,23 +214,27 @@ export class Chat {
     await this.#answer(exchange, (session, options) => session.regenerateStreaming(options));
   }
 
-  /** Takes the last turn back and puts its words into the composer. */
-  async #edit(exchange: Exchange): Promise<void> {
+  /** The next text takes the place of the last one; until it is sent nothing changes. */
+  #setEdited(exchange: Exchange | null): void {
+    this.#edited = exchange;
+    node("editing").hidden = exchange === null;
+    this.#setPrompt(exchange?.prompt ?? "");
+    this.focus();
+  }
+
+  async #sayInstead(exchange: Exchange, text: string): Promise<void> {
     const { session } = this.#host;
-    if (currentPhase() !== "ready" || !session) return;
-    setPhase("working");
-    try {
-      await session.memory.undo();
-      this.#exchanges = this.#exchanges.filter((each) => each !== exchange);
-      exchange.user.root.remove();
-      exchange.reply.root.remove();
-      this.#prompt.value = exchange.prompt;
-    } catch (error) {
-      exchange.reply.fail(describeError(error));
-    } finally {
-      await becomeReady();
-      this.focus();
+    if (!session) return;
+    const worked = await work(() => session.memory.undo());
+    if (!worked) {
+      this.#setPrompt(text);
+      return;
     }
+    this.#setEdited(null);
+    this.#exchanges = this.#exchanges.filter((each) => each !== exchange);
+    exchange.user.root.remove();
+    exchange.reply.root.remove();
+    await this.#say(text);
   }
 
   async #answer(
@@ -277,7 +286,7 @@ export class Chat {
   #giveBack({ prompt, user, reply }: Exchange): void {
     user.root.remove();
     reply.root.remove();
-    if (this.#prompt.value === "") this.#prompt.value = prompt;
+    if (this.#prompt.value === "") this.#setPrompt(prompt);
     this.#changed();
   }
 
@@ -331,7 +340,7 @@ export class Chat {
   #newExchange(prompt: string): Exchange {
     const exchange: Exchange = {
       prompt,
-      user: new UserMessage(prompt, () => void this.#edit(exchange)),
+      user: new UserMessage(prompt, () => this.#setEdited(exchange)),
       reply: this.#newReply(() => exchange),
     };
     this.#exchanges.push(exchange);
@@ -371,11 +380,19 @@ export class Chat {
       event.preventDefault();
       this.#form.requestSubmit();
     }
-    const last = this.#exchanges.at(-1);
-    const { session } = this.#host;
-    if (event.key === "ArrowUp" && this.#prompt.value === "" && last && session?.model.identity) {
-      if (!session.memory.readOnly) void this.#edit(last);
-    }
+    if (event.key === "Escape" && this.#edited) this.#setEdited(null);
+  }
+
+  #setPrompt(text: string): void {
+    this.#prompt.value = text;
+    this.#grow();
+  }
+
+  /** For browsers that do not let a field grow by themselves. */
+  #grow(): void {
+    if (CSS.supports("field-sizing", "content")) return;
+    this.#prompt.style.height = "auto";
+    this.#prompt.style.height = `${this.#prompt.scrollHeight}px`;
   }
 
   #clear(): void {
@@ -384,6 +401,7 @@ export class Chat {
   }
 
   #changed(): void {
+    if (this.#edited && !this.#exchanges.includes(this.#edited)) this.#setEdited(null);
     node("welcome").hidden = this.#messages.querySelector(".message") !== null;
     this.#follow();
   }

@@ -145,6 +145,32 @@ test("a full window forgets the oldest turns, and undo finds what is left", asyn
   await tab.close();
 });
 
+test("initial prompts stay in a full window, and after a lost device", async () => {
+  const initialPrompts = [
+    { role: "system", content: "sys" },
+    user("hi"),
+    { role: "assistant", content: "hello" },
+  ];
+  const tab = await openTab(freshBrowser(), { initialPrompts, contextTokens: 60 });
+  for (const text of ["first", "second", "third"]) await tab.say(text);
+  const texts = ["sys", "hi", "hello", "second", "you said second", "third", "you said third"];
+  assert.deepEqual((await tab.everything()).texts, texts);
+  await tab.model.lose();
+  await tab.say("fourth");
+  assert.deepEqual((await tab.everything()).texts, [
+    ...texts.slice(0, 3),
+    ...texts.slice(5),
+    "fourth",
+    "you said fourth",
+  ]);
+  await tab.call("undo");
+  await tab.call("undo");
+  assert.deepEqual((await tab.everything()).texts, texts.slice(0, 3));
+  await tab.call("undo"); // the first two turns are in the memory only
+  assert.equal((await tab.info()).norm, 10);
+  await tab.close();
+});
+
 test("comparing answers with and without memory, and leaves everything as it was", async () => {
   const tab = await openTab(freshBrowser());
   await tab.say("hello");

@@ -31,4 +31,4 @@ export type {
 } from "./protocol.js";
 export type { FileOptions, SessionMemory } from "./session-memory.js";
 export type { Footprint, Gauge, ModelInfo, StopReason, ToolCall } from "./wasm.js";
-export type { StoredModel } from "./model-source.js";
+export type { StoredModel } from "./weight-store.js";

@@ -31,7 +31,7 @@ import type {
 import { SessionMemory } from "./session-memory.js";
 import { type WorkerHandle, hasGpu, startWorker } from "./start-worker.js";
 import { runTools } from "./tools.js";
-import { listStoredModels, removeStoredModel } from "./model-source.js";
+import { listStoredModels, removeStoredModel } from "./stored-models.js";
 import type { ModelInfo, ModelTurn } from "./wasm.js";
 
 /**

@@ -1,6 +1,6 @@
 /** From a model's address to a model on the GPU: what fits, the files, the loading, and its failures. */
 import { DeltamemError, codeOf, reasonOf } from "./errors.js";
-import { openModelFiles, probeModel } from "./model-source.js";
+import { openModelFiles, probeModel } from "./model-files.js";
 import type { Inspection, ModelRequest, OpenProgress, OpenRequest } from "./protocol.js";
 import type { Footprint, Inspect, LoadModel, WebModel, WebSha256 } from "./wasm.js";
 
@@ -46,7 +46,7 @@ export class ModelLoader {
       probeModel({ modelUrl, adapterUrl, signal }),
       prepare(this.#wasm, this.#request),
     ]);
-    this.#footprint = await footprintOf(this.#wasm, probe.config, this.#request);
+    this.#footprint = await footprintOf(this.#wasm, probe, this.#request);
     if (this.#footprint.fits) return;
     throw new DeltamemError("does_not_fit", doesNotFit(this.#footprint));
   }
@@ -119,7 +119,7 @@ export async function inspectModel(
     ]);
     inspection.downloadBytes = probe.downloadBytes;
     inspection.storedBytes = probe.storedBytes;
-    inspection.footprint = await footprintOf(wasm, probe.config, request);
+    inspection.footprint = await footprintOf(wasm, probe, request);
     if (!inspection.footprint.fits) {
       inspection.reason = doesNotFit(inspection.footprint);
       return inspection;
@@ -127,7 +127,7 @@ export async function inspectModel(
     const states = { complete: "available", downloading: "downloading" } as const;
     inspection.availability =
       probe.state in states ? states[probe.state as keyof typeof states] : "downloadable";
-    const missing = probe.downloadBytes - probe.storedBytes;
+    const missing = probe.downloadBytes;
     const room = quota === null || usage === null ? null : quota - usage;
     if (probe.state !== "complete" && room !== null && missing > room) {
       inspection.reason = `The browser has room for ${mebibytes(room)} more; the ${mebibytes(missing)} that are missing could not be kept, and would be downloaded on every visit.`;
@@ -145,10 +145,14 @@ async function prepare(wasm: WasmModule, { wasmUrl }: ModelRequest): Promise<voi
 
 async function footprintOf(
   wasm: WasmModule,
-  config: string,
+  { config, adapterConfig }: { config: string; adapterConfig: string | null },
   { weights, contextTokens }: ModelRequest,
 ): Promise<Footprint> {
-  const options = { weights: weights ?? undefined, context: contextTokens ?? undefined };
+  const options = {
+    weights: weights ?? undefined,
+    context: contextTokens ?? undefined,
+    deltaConfig: adapterConfig ?? undefined,
+  };
   return JSON.parse(await wasm.inspect(config, JSON.stringify(options))) as Footprint;
 }
 

@@ -215,8 +215,9 @@ export interface Inspection {
   availability: Availability;
   /** Why it is unavailable, or what a person should know beforehand. */
   reason: string | null;
-  /** All files together, and what of them is on the device already. */
+  /** What is still to come, as far as the server says. */
   downloadBytes: number;
+  /** What is on the device already. */
   storedBytes: number;
   /** Null where the browser does not say. */
   quotaBytes: number | null;

@@ -159,6 +159,11 @@ export interface WebModel {
   adopt(conversation: WebConversation): Promise<void>;
   messages(): string;
   resume(messages: string): Promise<string>;
+  /**
+   * The first so many messages stay when the window is full and in a new context; after `resume`
+   * these are the system messages at the beginning.
+   */
+  pinMessages(count: number): void;
   newContext(): Promise<void>;
   undoTurn(): Promise<boolean>;
   setWritePaused(paused: boolean): void;

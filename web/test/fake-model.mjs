@@ -15,6 +15,8 @@ const PIECES_OF_A_PROMPT = 4;
 const control = (globalThis.fakeModel ??= {
   /** Milliseconds a step; a prompt is read in four steps. */
   delayMs: "WorkerGlobalScope" in globalThis ? 40 : 0,
+  /** Called before each step with its kind: `load`, `prompt` or `piece`. */
+  onStep: () => {},
   /** Codes with which the next loads fail. */
   failLoads: [],
   /** Parts of the footprint that `inspect` gives. */
@@ -44,7 +46,7 @@ class WebConversation {
 
 export class WebModel {
   static async load(files, options, onProgress, onLost = () => {}) {
-    await pause();
+    await pause("load");
     for (const name of ["config.json", "tokenizer.json"]) {
       if (!files.has(name)) throw fakeError("missing_tensor", `${name} is missing`);
     }
@@ -67,6 +69,7 @@ export class WebModel {
     this.value = 0;
     this.turns = 0;
     this.history = options.system ? [{ role: "system", content: options.system }] : [];
+    this.pinned = this.history.length;
     this.undoable = [];
     this.tools = [];
     this.isPaused = false;
@@ -97,13 +100,17 @@ export class WebModel {
   turnFrom(history, options, onPiece) {
     return this.exclusive(async () => {
       const messages = JSON.parse(history);
+      const spoken = (text) => text?.replace(/<(think|tool_call)>.*<\/\1>/g, "");
       const isSame = (message, index) =>
-        message.role === messages[index]?.role && message.content === messages[index]?.content;
+        message.role === messages[index]?.role &&
+        spoken(message.content) === spoken(messages[index].content);
       let common = 0;
       while (common < this.history.length && isSame(this.history[common], common)) common += 1;
       // Something has to be fed, and it ends with a question.
       common = Math.min(common, messages.length - 1);
       const before = [this.value, this.turns, this.history];
+      const system = messages[0]?.role === "system" ? 1 : 0;
+      this.pinned = Math.max(Math.min(this.pinned, common), system);
       const prefixTokens = count(this.history.slice(0, common));
       const droppedTokens = count(this.history.slice(common));
       let rollback = null;
@@ -150,7 +157,7 @@ export class WebModel {
       this.history.length = checkpoint[2];
     };
     for (let piece = 0; piece < PIECES_OF_A_PROMPT; piece += 1) {
-      await pause();
+      await pause("prompt");
       if (isWriting) this.value += 1; // half a prompt is written
       if (this.isCancelled) {
         reset();
@@ -169,7 +176,7 @@ export class WebModel {
     let answer = "";
     let stopReason = "end_of_sequence";
     for (const piece of reply.match(/\S+\s*/g) ?? []) {
-      await pause();
+      await pause("piece");
       if (this.isLost) throw await this.lostError();
       answer += piece;
       if (!onPiece("answer", piece) || this.isCancelled) {
@@ -180,9 +187,11 @@ export class WebModel {
     this.undoable.push(checkpoint);
     this.history.push(...messages, {
       role: "assistant",
-      content: answer,
-      ...(thoughts && { reasoning: thoughts }),
-      ...(toolCalls.length > 0 && { toolCalls }),
+      // as the model wrote it, with thoughts and calls in the text
+      content:
+        (thoughts && `<think>${thoughts}</think>`) +
+        answer +
+        toolCalls.map((call) => `<tool_call>${JSON.stringify(call)}</tool_call>`).join(""),
     });
     if (isWriting) {
       this.value += count(messages);
@@ -215,11 +224,11 @@ export class WebModel {
     return { reply: `${role === "tool" ? "the tool" : "you"} said ${content}`, toolCalls: [] };
   }
 
-  /** Forgets the oldest messages but for the system message until `needed` tokens fit. */
+  /** Forgets the oldest messages but for the pinned ones until `needed` tokens fit. */
   makeRoom(needed, { overflow = "evict" }) {
     const window = this.contextWindow();
     let evicted = 0;
-    const first = this.history[0]?.role === "system" ? 1 : 0;
+    const first = this.pinned;
     while (count(this.history) + needed > window) {
       if (overflow === "error" || this.history.length - first < 2) {
         throw fakeError("context_full", `${count(this.history) + needed} tokens, ${window} fit`);
@@ -237,7 +246,7 @@ export class WebModel {
       const added = JSON.parse(messages);
       const evictedMessages = this.makeRoom(count(added), { overflow });
       for (let piece = 0; piece < PIECES_OF_A_PROMPT; piece += 1) {
-        await pause();
+        await pause("prompt");
         if (this.isLost) throw await this.lostError();
         if (this.isCancelled) throw fakeError("cancelled", "the call was cancelled");
       }
@@ -252,7 +261,7 @@ export class WebModel {
     return this.exclusive(async () => {
       const before = this.value;
       for (let piece = 0; piece < PIECES_OF_A_PROMPT; piece += 1) {
-        await pause();
+        await pause("prompt");
         this.value += 1;
         if (this.isLost) throw await this.lostError();
         if (this.isCancelled || text === "fail") {
@@ -277,8 +286,8 @@ export class WebModel {
 
   park() {
     return this.exclusive(async () => {
-      const { value, turns, history, undoable } = this;
-      return new WebConversation(structuredClone({ value, turns, history, undoable }));
+      const { value, turns, history, undoable, pinned } = this;
+      return new WebConversation(structuredClone({ value, turns, history, undoable, pinned }));
     });
   }
 
@@ -302,14 +311,20 @@ export class WebModel {
   resume(messages) {
     return this.exclusive(async () => {
       this.history = JSON.parse(messages);
+      this.pinned = this.history[0]?.role === "system" ? 1 : 0;
       this.undoable = [];
       return "{}";
     });
   }
 
+  pinMessages(count) {
+    this.mustBeFree();
+    this.pinned = Math.min(count, this.history.length);
+  }
+
   newContext() {
     return this.exclusive(async () => {
-      this.history = this.history.filter(({ role }) => role === "system");
+      this.history.length = this.pinned;
       this.undoable = [];
     });
   }
@@ -520,7 +535,8 @@ function count(messages) {
   return messages.reduce((sum, { content }) => sum + content.length, 0);
 }
 
-function pause() {
+function pause(kind) {
+  control.onStep(kind);
   return new Promise((resolve) => setTimeout(resolve, control.delayMs));
 }
 

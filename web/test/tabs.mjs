@@ -46,7 +46,7 @@ export class FakeLocks {
 /** An empty database and nobody in line. */
 export function freshBrowser() {
   globalThis.indexedDB = new IDBFactory();
-  Object.assign(fake, { delayMs: 0, failLoads: [], footprint: {}, hangsWhenLost: false });
+  Object.assign(fake, { delayMs: 0, failLoads: [], footprint: {}, hangsWhenLost: false, onStep: () => {} });
   return new FakeLocks();
 }
 
@@ -147,9 +147,14 @@ export async function until(condition) {
   assert.fail("it never came");
 }
 
-/** Aborts after the pieces of a prompt or reply that come in `ms`. */
-export function abortAfter(ms) {
+/** Aborts before the fake model's next step of this kind; `load`, `prompt` or `piece`. */
+export function abortAt(kind, skipped = 0) {
   const controller = new AbortController();
-  setTimeout(() => controller.abort(), ms);
+  let steps = skipped;
+  fake.onStep = (step) => {
+    if (step !== kind) return;
+    if (steps === 0) controller.abort();
+    steps -= 1;
+  };
   return controller.signal;
 }

@@ -133,8 +133,8 @@ export class ModelContext {
       await this.#host.call((model) => model.newContext());
       return;
     }
-    await this.#host.call((model) => model.resume(JSON.stringify(messages)));
-    this.#host.model.pinMessages(this.#pinned(messages));
+    const pinned = this.#pinned(messages);
+    await this.#host.call((model) => model.resume(JSON.stringify(messages), pinned));
   }
 
   /** How many messages at the beginning never leave the window. */

@@ -158,12 +158,11 @@ export interface WebModel {
   /** Puts a conversation in the place of the present one, which is dropped. Consumes it. */
   adopt(conversation: WebConversation): Promise<void>;
   messages(): string;
-  resume(messages: string): Promise<string>;
   /**
-   * The first so many messages stay when the window is full and in a new context; after `resume`
-   * these are the system messages at the beginning.
+   * Continues a conversation of before without writing it. The first `pinned` messages never leave
+   * the context, also not in a new one; if not given, the system messages at the beginning.
    */
-  pinMessages(count: number): void;
+  resume(messages: string, pinned?: number): Promise<string>;
   newContext(): Promise<void>;
   undoTurn(): Promise<boolean>;
   setWritePaused(paused: boolean): void;

@@ -308,18 +308,13 @@ export class WebModel {
     return JSON.stringify(this.history);
   }
 
-  resume(messages) {
+  resume(messages, pinned) {
     return this.exclusive(async () => {
       this.history = JSON.parse(messages);
-      this.pinned = this.history[0]?.role === "system" ? 1 : 0;
+      this.pinned = pinned ?? (this.history[0]?.role === "system" ? 1 : 0);
       this.undoable = [];
       return "{}";
     });
-  }
-
-  pinMessages(count) {
-    this.mustBeFree();
-    this.pinned = Math.min(count, this.history.length);
   }
 
   newContext() {

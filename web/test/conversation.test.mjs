@@ -112,11 +112,15 @@ test("a question is taken back with the tools' results that followed it", async 
   await tab.close();
 });
 
-test("taking back works where the model has no checkpoint any more", async () => {
+test("taking back works where the model has no checkpoint any more, or another one", async () => {
   const tab = await openTab(freshBrowser());
   await tab.say("one");
   await tab.say("two");
   tab.model.undoable = [];
+  await tab.call("takeBack");
+  assert.equal((await tab.info()).norm, 6);
+  await tab.say("three");
+  tab.model.undoable.at(-1)[0] = 99;
   await tab.call("takeBack");
   assert.deepEqual((await tab.everything()).texts, ["one", "you said one"]);
   assert.equal((await tab.info()).norm, 6);

@@ -163,7 +163,10 @@ export class WebModel {
         reset();
         throw fakeError("cancelled", "the call was cancelled");
       }
-      if (text === "fail" && piece === 2) throw fakeError("gpu", "the device refused");
+      if (text === "fail" && piece === 2) {
+        this.history.push(...messages); // takes nothing back
+        throw fakeError("gpu", "the device refused");
+      }
       if (text === "lose" && piece === 2) await this.lose("the fake's device was lost");
       if (this.isLost) throw await this.lostError();
     }

@@ -185,7 +185,8 @@ export class Chat {
   }
 
   #showContext(session: LanguageModel | null): void {
-    if (!session) return showText(node("context-text"), null);
+    node("context").hidden = session === null;
+    if (!session) return;
     const { contextUsage, contextWindow } = session;
     const part = Math.min(contextUsage / contextWindow, 1);
     node("context-fill").style.setProperty("--part", String(part));

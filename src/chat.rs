@@ -18,7 +18,7 @@ mod bounds;
 mod date;
 mod think;
 pub use date::CivilDate;
-pub use think::{ThinkPiece, ThinkSplitter, default_enable_thinking};
+pub use think::{ThinkPiece, ThinkSplitter, answer_part, default_enable_thinking};
 
 /// Largest template accepted, in bytes. The longest known ones have about 30 kB.
 pub const MAX_TEMPLATE_BYTES: usize = 1 << 20;

@@ -3,6 +3,7 @@
 
 use super::{JsResult, MAX_EXACT, WebModel, camel_case, js_error, parse};
 use crate::chat::{Message, ThinkPiece};
+use crate::constraint::Constraint;
 use crate::error::{Error, Result};
 use crate::session::{Cancel, Overflow, Parked, Turn, TurnOptions};
 use js_sys::Function;
@@ -26,10 +27,30 @@ struct WebTurnOptions {
     stop: Vec<String>,
     /// False reads the memory and leaves it as it is.
     write: Option<bool>,
+    constraint: Option<WebConstraint>,
     gauges: bool,
     overflow: WebOverflow,
     /// For this turn and those that follow.
     thinking: Option<bool>,
+}
+
+/// What a reply must match.
+#[derive(Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+enum WebConstraint {
+    JsonSchema { schema: Value },
+    JsonObject,
+    Regex { pattern: String },
+}
+
+impl From<WebConstraint> for Constraint {
+    fn from(constraint: WebConstraint) -> Constraint {
+        match constraint {
+            WebConstraint::JsonSchema { schema } => Constraint::JsonSchema(schema),
+            WebConstraint::JsonObject => Constraint::JsonObject,
+            WebConstraint::Regex { pattern } => Constraint::Regex(pattern),
+        }
+    }
 }
 
 /// What a full window does.
@@ -256,6 +277,7 @@ impl WebModel {
         turn.max_new_tokens = given.max_tokens.unwrap_or(turn.max_new_tokens);
         turn.stop = given.stop;
         turn.write_enabled = given.write.unwrap_or(true);
+        turn.constraint = given.constraint.map(Constraint::from);
         turn.gauges = given.gauges;
         turn.overflow = match given.overflow {
             WebOverflow::Evict => Overflow::Evict,

@@ -5,6 +5,8 @@
 //! model until their promise settles, so a second call before that throws wasm-bindgen's "recursive
 //! use of an object": callers queue (the worker does).
 
+mod self_test;
+
 use crate::chat::{CivilDate, Message, ThinkPiece};
 use crate::engine::Engine;
 use crate::error::{Error, Result};

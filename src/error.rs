@@ -72,7 +72,10 @@ pub enum Error {
         "the GPU is out of memory while making {what} ({size_bytes} bytes); try --weights q4 or a smaller --context"
     )]
     OutOfMemory { what: String, size_bytes: u64 },
-    /// The device was lost or refused a command.
+    /// The device is gone: a driver reset, a sleeping computer, a browser that took it away.
+    #[error("the GPU device was lost ({reason}); load the model again")]
+    DeviceLost { reason: String },
+    /// The device refused a command.
     #[error("GPU: {reason}")]
     Gpu { reason: String },
     /// Another program holds this store.
@@ -102,6 +105,7 @@ impl Error {
             Error::NoAdapter { .. } => "no_adapter",
             Error::DeviceLimit { .. } => "device_limit",
             Error::OutOfMemory { .. } => "out_of_memory",
+            Error::DeviceLost { .. } => "device_lost",
             Error::Gpu { .. } => "gpu",
             Error::Locked { .. } => "locked",
         }

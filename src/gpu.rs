@@ -2,7 +2,10 @@
 //! kernels may use) and turns wgpu's failures into typed errors; knows nothing of models.
 
 use crate::error::{Error, Result};
+use futures_channel::oneshot;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 
 /// What the caller may ask of the device.
 #[derive(Debug, Clone, Default)]
@@ -46,10 +49,64 @@ pub struct Gpu {
     pub queue: wgpu::Queue,
     pub info: wgpu::AdapterInfo,
     pub tier: Tier,
-    /// The first error that no call has reported yet.
-    failure: Arc<Mutex<Option<String>>>,
+    health: Arc<Health>,
+    #[cfg(target_arch = "wasm32")]
+    _owner: std::rc::Rc<Owner>,
     /// A buffer for reading back, while nobody reads.
     staging: Arc<Mutex<Option<wgpu::Buffer>>>,
+}
+
+/// Ends the device with the last clone: browsers would free GPU memory only when their collector
+/// comes by.
+#[cfg(target_arch = "wasm32")]
+#[derive(Debug)]
+struct Owner(wgpu::Device);
+
+#[cfg(target_arch = "wasm32")]
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.destroy();
+    }
+}
+
+/// Told once why the device was lost.
+type OnLost = Box<dyn FnOnce(&str) + Send>;
+
+/// What the device said outside of any call. Callbacks hold it weakly: whoever let go of the device
+/// hears nothing more of it.
+#[derive(Default)]
+struct Health {
+    /// The first error that no call has reported yet.
+    failure: Mutex<Option<String>>,
+    /// Why the device was lost; stays.
+    lost: Mutex<Option<String>>,
+    on_lost: Mutex<Option<OnLost>>,
+    /// Calls under way, which a loss wakes.
+    waiting: Mutex<Vec<oneshot::Sender<()>>>,
+}
+
+impl std::fmt::Debug for Health {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let Health { failure, lost, .. } = self;
+        f.debug_struct("Health").field("failure", failure).field("lost", lost).finish()
+    }
+}
+
+impl Health {
+    /// Remembers a loss, tells whoever asked to know, and wakes the calls that wait.
+    fn lose(&self, reason: String) {
+        let first = {
+            let mut lost = lock(&self.lost);
+            let first = lost.is_none();
+            lost.get_or_insert(reason.clone());
+            first
+        };
+        let on_lost = if first { lock(&self.on_lost).take() } else { None };
+        lock(&self.waiting).clear();
+        if let Some(on_lost) = on_lost {
+            on_lost(&reason);
+        }
+    }
 }
 
 /// Room for what a decode step reads back.
@@ -70,26 +127,8 @@ impl Gpu {
     pub async fn open(options: &GpuOptions) -> Result<Gpu> {
         let adapter = choose_adapter(options).await?;
         let info = adapter.get_info();
-        let optional = wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16;
-        let features = match options.base_tier {
-            true => wgpu::Features::empty(),
-            false => adapter.features() & optional,
-        };
-        let mut limits = wgpu::Limits::defaults();
-        if !options.base_tier {
-            let have = adapter.limits();
-            limits.max_storage_buffer_binding_size = have.max_storage_buffer_binding_size;
-            limits.max_buffer_size = have.max_buffer_size;
-        }
-        let tier = Tier {
-            subgroups: features.contains(wgpu::Features::SUBGROUP),
-            f16: features.contains(wgpu::Features::SHADER_F16),
-            software: info.device_type == wgpu::DeviceType::Cpu,
-            // bindings are multiples of 4 bytes, and some drivers report u64::MAX
-            max_binding_bytes: limits.max_storage_buffer_binding_size.min(1 << 31) & !255,
-            max_buffer_bytes: limits.max_buffer_size,
-            max_workgroups: limits.max_compute_workgroups_per_dimension,
-        };
+        let (features, limits) = wanted(&adapter, options);
+        let tier = tier(&info, features, &limits);
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("deltamem"),
@@ -103,32 +142,83 @@ impl Gpu {
                 reason: format!("{}: the device could not be opened: {e}", info.name),
             })?;
 
-        let failure = Arc::new(Mutex::new(None));
-        let remember = |slot: Arc<Mutex<Option<String>>>, text: String| {
-            lock(&slot).get_or_insert(text);
-        };
-        let slot = failure.clone();
+        let health = Arc::new(Health::default());
+        let weak = Arc::downgrade(&health);
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
-            remember(slot.clone(), e.to_string());
+            if let Some(health) = weak.upgrade() {
+                lock(&health.failure).get_or_insert(e.to_string());
+            }
         }));
-        let slot = failure.clone();
+        let weak = Arc::downgrade(&health);
         device.set_device_lost_callback(move |reason, text| {
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                remember(slot.clone(), format!("the device was lost: {text}"));
+            if let Some(health) = weak.upgrade() {
+                health.lose(match text.is_empty() {
+                    true => format!("{reason:?}").to_lowercase(),
+                    false => text,
+                });
             }
         });
-        Ok(Gpu { device, queue, info, tier, failure, staging: Arc::default() })
+        Ok(Gpu {
+            #[cfg(target_arch = "wasm32")]
+            _owner: std::rc::Rc::new(Owner(device.clone())),
+            device,
+            queue,
+            info,
+            tier,
+            health,
+            staging: Arc::default(),
+        })
+    }
+
+    /// What kernels may use on the adapter that these options choose, without opening a device.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] if there is none (of this name).
+    pub async fn probe(options: &GpuOptions) -> Result<Tier> {
+        let adapter = choose_adapter(options).await?;
+        let (features, limits) = wanted(&adapter, options);
+        Ok(tier(&adapter.get_info(), features, &limits))
+    }
+
+    /// Calls `on_lost` with the reason, once, if the device is lost while somebody holds it.
+    pub fn on_lost(&self, on_lost: impl FnOnce(&str) + Send + 'static) {
+        let lost = lock(&self.health.lost).clone();
+        match lost {
+            Some(reason) => on_lost(&reason),
+            None => *lock(&self.health.on_lost) = Some(Box::new(on_lost)),
+        }
     }
 
     /// Reports an error that arrived outside of any call: a lost device, a refused command.
     ///
     /// # Errors
-    /// [`Error::Gpu`] with the first such error since the last check.
+    /// [`Error::DeviceLost`] ever after a loss, else [`Error::Gpu`] with the first error since the
+    /// last check.
     pub fn check(&self) -> Result<()> {
-        match lock(&self.failure).take() {
+        if let Some(reason) = lock(&self.health.lost).clone() {
+            return Err(Error::DeviceLost { reason });
+        }
+        match lock(&self.health.failure).take() {
             Some(reason) => Err(Error::Gpu { reason }),
             None => Ok(()),
         }
+    }
+
+    /// What `done` receives, or `None` if the device is lost before, which some drivers answer by
+    /// never answering.
+    async fn unless_lost<T>(&self, mut done: oneshot::Receiver<T>) -> Option<T> {
+        let (sender, mut lost) = oneshot::channel();
+        if lock(&self.health.lost).is_none() {
+            let mut waiting = lock(&self.health.waiting);
+            waiting.retain(|sender| !sender.is_canceled());
+            waiting.push(sender);
+        }
+        std::future::poll_fn(|context| match Pin::new(&mut done).poll(context) {
+            Poll::Ready(result) => Poll::Ready(result.ok()),
+            // the other end is dropped by a loss
+            Poll::Pending => Pin::new(&mut lost).poll(context).map(|_| None),
+        })
+        .await
     }
 
     /// A zeroed buffer of at least 4 bytes.
@@ -191,7 +281,8 @@ impl Gpu {
     /// Reads bytes of a buffer after everything submitted so far.
     ///
     /// # Errors
-    /// [`Error::Gpu`] if the device is lost, [`Error::OutOfMemory`] for the staging buffer.
+    /// [`Error::DeviceLost`], [`Error::Gpu`] for what was refused before, [`Error::OutOfMemory`] for
+    /// the staging buffer.
     pub async fn read(&self, buffer: &wgpu::Buffer, offset: u64, n_bytes: u64) -> Result<Vec<u8>> {
         let encoder = self.device.create_command_encoder(&Default::default());
         self.submit_and_read(encoder, buffer, offset, n_bytes).await
@@ -215,18 +306,20 @@ impl Gpu {
         let staging = self.take_staging(n_bytes).await?;
         encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, n_bytes);
         self.queue.submit([encoder.finish()]);
-        let (sender, receiver) = futures_channel::oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         staging.map_async(wgpu::MapMode::Read, ..n_bytes, move |result| {
             // the receiver is gone if the caller gave up; nothing to tell then
             let _ = sender.send(result);
         });
         self.wait()?;
-        let mapped = receiver.await;
+        let mapped = self.unless_lost(receiver).await;
         self.check()?;
         let failed = |reason: String| Error::Gpu { reason: format!("reading back: {reason}") };
-        match mapped {
-            Ok(result) => result.map_err(|e| failed(e.to_string()))?,
-            Err(_) => return Err(failed("it was given up".into())),
+        if !matches!(mapped, Some(Ok(()))) {
+            // A buffer that nobody else holds is refused only by a lost device; that the device says
+            // so itself may come later.
+            self.health.lose("a result could not be read back".into());
+            return self.check().map(|()| Vec::new());
         }
         let view = staging.get_mapped_range(..n_bytes).map_err(|e| failed(e.to_string()))?;
         let bytes = view.to_vec();
@@ -254,6 +347,22 @@ impl Gpu {
         }
     }
 
+    /// Waits until the device has done everything that was submitted and let go of its copies.
+    ///
+    /// # Errors
+    /// As [`Gpu::wait`] and [`Gpu::check`].
+    pub async fn finished(&self) -> Result<()> {
+        self.queue.submit([]);
+        let (sender, receiver) = oneshot::channel();
+        self.queue.on_submitted_work_done(move || {
+            // the receiver is gone if the caller gave up; nothing to tell then
+            let _ = sender.send(());
+        });
+        self.wait()?;
+        self.unless_lost(receiver).await;
+        self.check()
+    }
+
     /// Waits for everything submitted, and runs what waits for it. No effect in a browser, which
     /// does so by itself whenever this module awaits.
     ///
@@ -262,7 +371,7 @@ impl Gpu {
     pub fn wait(&self) -> Result<()> {
         match self.device.poll(wgpu::PollType::wait_indefinitely()) {
             Ok(_) => Ok(()),
-            Err(e) => Err(Error::Gpu { reason: format!("waiting failed: {e}") }),
+            Err(e) => self.check().and(Err(Error::Gpu { reason: format!("waiting failed: {e}") })),
         }
     }
 }
@@ -275,6 +384,31 @@ const NO_ADAPTER_ADVICE: &str = match cfg!(target_arch = "wasm32") {
 /// All adapters of this machine, for `doctor`.
 pub async fn adapters() -> Vec<wgpu::Adapter> {
     wgpu::Instance::default().enumerate_adapters(wgpu::Backends::all()).await
+}
+
+/// Optional features and limits to ask an adapter for.
+fn wanted(adapter: &wgpu::Adapter, options: &GpuOptions) -> (wgpu::Features, wgpu::Limits) {
+    let optional = wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16;
+    let mut limits = wgpu::Limits::defaults();
+    if options.base_tier {
+        return (wgpu::Features::empty(), limits);
+    }
+    let have = adapter.limits();
+    limits.max_storage_buffer_binding_size = have.max_storage_buffer_binding_size;
+    limits.max_buffer_size = have.max_buffer_size;
+    (adapter.features() & optional, limits)
+}
+
+fn tier(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::Limits) -> Tier {
+    Tier {
+        subgroups: features.contains(wgpu::Features::SUBGROUP),
+        f16: features.contains(wgpu::Features::SHADER_F16),
+        software: info.device_type == wgpu::DeviceType::Cpu,
+        // bindings are multiples of 4 bytes, and some drivers report u64::MAX
+        max_binding_bytes: limits.max_storage_buffer_binding_size.min(1 << 31) & !255,
+        max_buffer_bytes: limits.max_buffer_size,
+        max_workgroups: limits.max_compute_workgroups_per_dimension,
+    }
 }
 
 async fn choose_adapter(options: &GpuOptions) -> Result<wgpu::Adapter> {

@@ -4,6 +4,7 @@ pub mod chat;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod footprint;
 pub mod gpu;
 pub mod kernels;
 pub mod kv_cache;

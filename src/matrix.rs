@@ -96,7 +96,7 @@ impl<'a> Uploader<'a> {
                 let n_piece = piece_rows.min(n - start);
                 let values = &mut piece[..n_piece * k];
                 source.read_f32(name, start * k, values)?;
-                self.rows(&matrix, row, values)?;
+                self.rows(&matrix, row, values).await?;
                 row += n_piece;
             }
         }
@@ -104,7 +104,7 @@ impl<'a> Uploader<'a> {
     }
 
     /// Encodes rows and writes them at `row_start`, across parts.
-    fn rows(&mut self, matrix: &Matrix, row_start: usize, rows: &[f32]) -> Result<()> {
+    async fn rows(&mut self, matrix: &Matrix, row_start: usize, rows: &[f32]) -> Result<()> {
         let (values, scales) = encode_rows(matrix.storage, rows, matrix.k);
         let (value_bytes, scale_bytes) = row_bytes(matrix.storage, matrix.k);
         let row_end = row_start + rows.len() / matrix.k;
@@ -126,29 +126,28 @@ impl<'a> Uploader<'a> {
         }
         self.pending_bytes += (values.len() + scales.len()) as u64;
         if self.pending_bytes >= FLUSH_BYTES {
-            self.flush()?;
+            self.flush().await?;
         }
         self.done(rows.len() as u64);
         Ok(())
     }
 
-    /// Makes the queue copy what was written and release its staging memory.
+    /// Waits until the queue has copied what was written and released its staging memory; without
+    /// this a browser would pile up the whole model.
     ///
     /// # Errors
-    /// As [`Gpu::wait`] and [`Gpu::check`].
-    pub fn flush(&mut self) -> Result<()> {
+    /// As [`Gpu::finished`].
+    pub async fn flush(&mut self) -> Result<()> {
         self.pending_bytes = 0;
-        self.gpu.queue.submit([]);
-        self.gpu.wait()?;
-        self.gpu.check()
+        self.gpu.finished().await
     }
 
     /// Flushes and reports the whole as done, with the small tensors that were uploaded elsewhere.
     ///
     /// # Errors
     /// As [`Uploader::flush`].
-    pub fn finish(&mut self) -> Result<()> {
-        self.flush()?;
+    pub async fn finish(&mut self) -> Result<()> {
+        self.flush().await?;
         self.done_elements = self.total_elements;
         self.done(0);
         Ok(())

@@ -7,6 +7,7 @@ mod identity;
 use crate::config::{DeltaConfig, Keys, MAX_CONFIG_BYTES, ModelConfig, token_ids};
 use crate::error::{Error, Result};
 use crate::weights::TensorSource;
+use crate::weights::bytes::Blob;
 use crate::weights::safetensors::SafetensorsFile;
 use crate::weights::torch::TorchFile;
 use serde_json::Value;
@@ -333,13 +334,20 @@ impl Adapter {
         label: &str,
         model: &ModelConfig,
     ) -> Result<Adapter> {
+        Adapter::from_blob(config, Blob::from_bytes(weights, label), model)
+    }
+
+    /// As [`Adapter::from_bytes`], with weights whose bytes lie anywhere.
+    ///
+    /// # Errors
+    /// As [`Adapter::from_bytes`], and what reading gives.
+    pub fn from_blob(config: &[u8], weights: Blob, model: &ModelConfig) -> Result<Adapter> {
         let config = DeltaConfig::from_json(config, "delta_mem_config.json")?;
-        let weights = weights.into();
         // A ZIP starts like this; as a safetensors header length it would be out of bounds.
-        let tensors: Box<dyn TensorSource + Send> = if weights.starts_with(b"PK\x03\x04") {
-            Box::new(TorchFile::from_bytes(weights, label)?)
-        } else {
-            Box::new(SafetensorsFile::from_bytes(weights, label)?)
+        let is_zip = weights.len() >= 4 && weights.read_vec(0, 4)? == b"PK\x03\x04";
+        let tensors: Box<dyn TensorSource + Send> = match is_zip {
+            true => Box::new(TorchFile::from_blob(weights)?),
+            false => Box::new(SafetensorsFile::from_blob(weights)?),
         };
         Adapter::new(config, tensors, model)
     }

@@ -5,7 +5,10 @@
 //! model until their promise settles, so a second call before that throws wasm-bindgen's "recursive
 //! use of an object": callers queue (the worker does).
 
+mod files;
+mod inspect;
 mod self_test;
+mod sha256;
 
 use crate::chat::{CivilDate, Message, ThinkPiece};
 use crate::engine::Engine;
@@ -14,16 +17,13 @@ use crate::gpu::{Gpu, GpuOptions};
 use crate::loaded::{Device, LoadedModel};
 use crate::memory_file::MemoryFile;
 use crate::model::LoadOptions;
-use crate::model_folder::{Adapter, ModelFiles, ModelFolder};
 use crate::nano;
 use crate::session::{Session, SessionOptions, Turn, TurnOptions};
 use crate::shader::Storage;
-use crate::weights::safetensors::SafetensorsFile;
-use js_sys::{Array, Float32Array, Function, JsString, Map, Object, Reflect, Uint8Array};
+use js_sys::{Float32Array, Function, JsString, Reflect, Uint8Array};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use wasm_bindgen::prelude::*;
 
@@ -54,6 +54,8 @@ struct WebLoadOptions {
     thinking: Option<bool>,
     /// `YYYY-MM-DD`; the local day if not given.
     date: Option<String>,
+    /// The text of the adapter's configuration, for `inspect`, which gets no files.
+    delta_config: Option<String>,
 }
 
 /// What `turn` can be told; what is not given comes from the model's files.
@@ -87,18 +89,22 @@ fn start() {
 
 #[wasm_bindgen]
 impl WebModel {
-    /// Loads a model from the bytes of its files, by their names in a Hugging Face folder, in a Map
-    /// or a plain object. `on_progress` gets (weights done, weights in all).
+    /// Loads a model from its files, by their names in a Hugging Face folder, in a Map or a plain
+    /// object; those that are not bytes are read in pieces. `on_progress` gets (weights done, weights
+    /// in all), `on_lost` the reason if the GPU device is lost, then or later.
     pub async fn load(
         #[wasm_bindgen(
-            unchecked_param_type = "Map<string, Uint8Array> | Record<string, Uint8Array>"
+            unchecked_param_type = "Map<string, Uint8Array | { readonly size: number; read(into: Uint8Array, offset: number): number }> | Record<string, Uint8Array | { readonly size: number; read(into: Uint8Array, offset: number): number }>"
         )]
         files: JsValue,
         options: String,
         #[wasm_bindgen(unchecked_param_type = "(done: number, total: number) => void")]
         on_progress: Function,
+        #[wasm_bindgen(unchecked_optional_param_type = "(reason: string) => void")] on_lost: Option<
+            Function,
+        >,
     ) -> JsResult<WebModel> {
-        let session = load(files, &options, &on_progress).await.map_err(js_error)?;
+        let session = load(files, &options, &on_progress, on_lost).await.map_err(js_error)?;
         Ok(WebModel { session })
     }
 
@@ -299,7 +305,12 @@ fn adapter_name(gpu: &Gpu) -> String {
     }
 }
 
-async fn load(files: JsValue, options: &str, on_progress: &Function) -> Result<Session> {
+async fn load(
+    files: JsValue,
+    options: &str,
+    on_progress: &Function,
+    on_lost: Option<Function>,
+) -> Result<Session> {
     let options: WebLoadOptions = parse(options)?;
     let session_options = SessionOptions {
         system: options.system,
@@ -316,8 +327,14 @@ async fn load(files: JsValue, options: &str, on_progress: &Function) -> Result<S
         context_window: options.context,
         ..defaults
     };
-    let (folder, adapter) = open(files, options.name)?;
+    let (folder, adapter) = files::open(files, options.name)?;
     let gpu = Gpu::open(&GpuOptions { adapter: None, base_tier: options.base_tier }).await?;
+    if let Some(on_lost) = on_lost {
+        gpu.on_lost(move |reason| {
+            // whoever throws while being told changes nothing about the loss
+            let _ = on_lost.call1(&JsValue::UNDEFINED, &reason.into());
+        });
+    }
     let mut progress = |done: u64, total: u64| {
         // whoever throws while being told has no say in the loading
         let _ = on_progress.call2(
@@ -329,59 +346,6 @@ async fn load(files: JsValue, options: &str, on_progress: &Function) -> Result<S
     let device = Device::Gpu(gpu);
     let model = LoadedModel::load(&folder, adapter.as_ref(), &device, &load_options, &mut progress);
     Session::new(model.await?, session_options).await
-}
-
-/// The model and its adapter, if `delta_mem_config.json` is there.
-fn open(files: JsValue, name: Option<String>) -> Result<(ModelFolder, Option<Adapter>)> {
-    let mut files = bytes_by_name(files)?;
-    let missing = |name: &str| setting("files", format!("{name} is missing"));
-    let weights = files.remove("model.safetensors");
-    let adapter = files
-        .remove("delta_mem_adapter.safetensors")
-        .map(|bytes| ("delta_mem_adapter.safetensors", bytes))
-        .or_else(|| Some(("delta_mem_adapter.pt", files.remove("delta_mem_adapter.pt")?)));
-    let tokenizer_json = files.remove("tokenizer.json");
-    let get = |name: &str| files.get(name).map(Vec::as_slice);
-    let model_files = ModelFiles {
-        name: name.unwrap_or_else(|| "model".into()),
-        config: get("config.json").ok_or_else(|| missing("config.json"))?,
-        generation_config: get("generation_config.json"),
-        tokenizer_json,
-        tokenizer_config: get("tokenizer_config.json"),
-        chat_template: get("chat_template.jinja"),
-    };
-    let weights = weights.ok_or_else(|| missing("model.safetensors"))?;
-    let folder = ModelFolder::from_files(model_files, |_| {
-        Ok(Box::new(SafetensorsFile::from_bytes(weights, "model.safetensors")?))
-    })?;
-    let adapter = match (get("delta_mem_config.json"), adapter) {
-        (None, _) => None,
-        (Some(_), None) => return Err(missing("delta_mem_adapter.safetensors")),
-        (Some(config), Some((label, bytes))) => {
-            Some(Adapter::from_bytes(config, bytes, label, &folder.config)?)
-        }
-    };
-    Ok((folder, adapter))
-}
-
-/// Copies the files out of a `Map<string, Uint8Array>` or an object of the same.
-fn bytes_by_name(files: JsValue) -> Result<BTreeMap<String, Vec<u8>>> {
-    let refuse = |reason: &str| setting("files", reason.into());
-    let entries = match files.dyn_ref::<Map>() {
-        Some(map) => Array::from(map),
-        None if files.is_object() => Object::entries(files.unchecked_ref()),
-        None => return Err(refuse("expected a Map or an object of Uint8Arrays by file name")),
-    };
-    let mut by_name = BTreeMap::new();
-    for entry in entries.iter() {
-        let entry = Array::from(&entry);
-        let name = entry.get(0).as_string().ok_or_else(|| refuse("a name is not a string"))?;
-        let Ok(array) = entry.get(1).dyn_into::<Uint8Array>() else {
-            return Err(setting("files", format!("{name} is not a Uint8Array")));
-        };
-        by_name.insert(name.clone(), copy(&array, &name)?);
-    }
-    Ok(by_name)
 }
 
 /// A file's bytes in this module's memory, which may be too small for them.

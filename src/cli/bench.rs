@@ -2,12 +2,12 @@
 //! with and without δ-mem, the median of several runs after one that warms up.
 
 use super::Usage;
-use super::footprint::{Footprint, Layout};
 use super::options::{LoadProgress, ModelOptions, RunOptions, device_name};
 use super::output::{bytes, note, put, table};
 use anyhow::Result;
 use clap::Args;
 use deltamem::engine::{Call, Engine, Wanted, WantedLogits};
+use deltamem::footprint::{Footprint, Layout};
 use deltamem::loaded::{Device, load_engine};
 use deltamem::memory::MemoryState;
 use deltamem::model_folder::{Adapter, ModelFolder};

@@ -1,12 +1,12 @@
 //! `deltamem doctor`: what this machine can run. Owns the questions and the wording of the answers;
 //! never fails for want of an adapter, since that is one of the answers.
 
-use super::footprint::{Footprint, Layout, layer_keys_bytes, splits};
 use super::options::{DeviceOptions, ModelOptions, Weights};
 use super::output::{bytes, printable, put, table};
 use anyhow::Result;
 use clap::Args;
 use deltamem::config::{DeltaConfig, ModelConfig};
+use deltamem::footprint::{Fit, Footprint, Layout, QWEN3_4B, SMOLLM3_3B, fit, splits};
 use deltamem::gpu::{self, Gpu, Tier};
 use deltamem::model::{DEFAULT_CHUNK, DEFAULT_CONTEXT};
 use deltamem::shader::Storage;
@@ -14,16 +14,6 @@ use deltamem::store::MemoryStore;
 use serde_json::{Value, json};
 use std::process::ExitCode;
 
-/// SmolLM3-3B as far as its size goes.
-pub const SMOLLM3_3B: &[u8] = br#"{"model_type": "smollm3", "hidden_size": 2048,
-    "intermediate_size": 11008, "num_hidden_layers": 36, "num_attention_heads": 16,
-    "num_key_value_heads": 4, "vocab_size": 128256, "rms_norm_eps": 1e-6, "rope_theta": 5e6,
-    "max_position_embeddings": 65536, "tie_word_embeddings": true}"#;
-/// Qwen3-4B-Instruct-2507 as far as its size goes.
-pub const QWEN3_4B: &[u8] = br#"{"model_type": "qwen3", "hidden_size": 2560,
-    "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32,
-    "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "rms_norm_eps": 1e-6,
-    "rope_theta": 5e6, "max_position_embeddings": 262144, "tie_word_embeddings": true}"#;
 /// The published adapters' size: rank 8, q and o.
 const PUBLISHED_DELTA: &[u8] = br#"{"rank": 8, "delta_heads": ["q", "o"]}"#;
 
@@ -117,7 +107,8 @@ fn models(
             let print = Footprint::new(config, delta.as_ref(), &layout)?;
             let binding = tier.map(|tier| tier.max_binding_bytes.min(tier.max_buffer_bytes));
             let splits = binding.map(|b| splits(config, layout.weights, b)).unwrap_or_default();
-            let (fits, verdict) = verdict(&print, config, &layout, tier, host_bytes);
+            let is_host = tier.is_none_or(|tier| tier.software);
+            let (fits, verdict) = verdict(fit(&print, config, &layout, tier, host_bytes), is_host);
             models.push(json!({
                 "model": name,
                 "weights": layout.weights.name(),
@@ -140,27 +131,17 @@ fn models(
 }
 
 /// Whether it fits, if that can be known, and why.
-fn verdict(
-    print: &Footprint,
-    config: &ModelConfig,
-    layout: &Layout,
-    tier: Option<&Tier>,
-    host_bytes: Option<u64>,
-) -> (Option<bool>, String) {
-    let total = print.total();
-    let keys = layer_keys_bytes(config, layout);
-    let is_host = tier.is_none_or(|tier| tier.software);
-    match (tier, host_bytes) {
-        (Some(tier), _) if keys > tier.max_binding_bytes.min(tier.max_buffer_bytes) => {
-            (Some(false), format!("no: one layer's keys need a buffer of {}", bytes(keys)))
+fn verdict(fit: Fit, is_host: bool) -> (Option<bool>, String) {
+    match fit {
+        Fit::Yes => (Some(true), "yes".into()),
+        Fit::IfMemory if is_host => (None, "if that much memory is free".into()),
+        Fit::IfMemory => (None, "if the GPU has that much memory".into()),
+        Fit::BufferTooLarge { needed, .. } => {
+            (Some(false), format!("no: it needs one buffer of {}", bytes(needed)))
         }
-        (_, Some(host)) if is_host && total > host => {
-            (Some(false), format!("no: {} of memory are free", bytes(host)))
+        Fit::HostTooSmall { available, .. } => {
+            (Some(false), format!("no: {} of memory are free", bytes(available)))
         }
-        (_, Some(_)) if is_host => (Some(true), "yes".into()),
-        (_, None) if is_host => (None, "if that much memory is free".into()),
-        // wgpu does not say how much memory a GPU has
-        _ => (None, "if the GPU has that much memory".into()),
     }
 }
 

@@ -1,12 +1,11 @@
 //! The commands of the program. Owns the command line, exit codes and how errors are printed; each
-//! command has its file, and what several of them need is in `options`, `output` and `footprint`.
+//! command has its file, and what several of them need is in `options` and `output`.
 //!
 //! Exit codes: 0 all is well, 1 something failed, 2 the command line or a setting is wrong.
 
 mod bench;
 mod chat;
 mod doctor;
-mod footprint;
 mod generate;
 mod interrupt;
 mod keeper;

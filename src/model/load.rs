@@ -144,7 +144,7 @@ impl Model {
             layers.push(loader.layer(layer).await?);
         }
         let head = loader.head(embedding).await?;
-        loader.upload.finish()?;
+        loader.upload.finish().await?;
         let kernels = loader.kernels;
         let mut model = Model {
             config: config.clone(),

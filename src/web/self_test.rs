@@ -1,7 +1,8 @@
 //! "Check this GPU": a recorded run of the reference, replayed in a page. Owns the options and the
 //! short report; the comparison is `replay`'s, as in `deltamem replay`.
 
-use super::{JsResult, adapter_name, bytes_by_name, js_error, parse, storage};
+use super::files::whole_by_name;
+use super::{JsResult, adapter_name, js_error, parse, storage};
 use crate::error::Result;
 use crate::gpu::{Gpu, GpuOptions};
 use crate::loaded::Device;
@@ -41,7 +42,7 @@ async fn test(files: JsValue, options: &str) -> Result<Value> {
     let weights = storage("weights", options.weights, Storage::F32)?;
     let kv = storage("kv", options.kv, Storage::F32)?;
     let is_exact = weights == Storage::F32 && kv == Storage::F32;
-    let fixture = Fixture::from_files(FixtureFiles::Memory(bytes_by_name(files)?))?;
+    let fixture = Fixture::from_files(FixtureFiles::Memory(whole_by_name(files)?))?;
     let gpu = Gpu::open(&GpuOptions { adapter: None, base_tier: options.base_tier }).await?;
     let adapter = adapter_name(&gpu);
     let has_f16 = gpu.tier.f16;

@@ -25,7 +25,11 @@ enum Place {
         file: std::fs::File,
         path: PathBuf,
     },
+    Reader(Reader),
 }
+
+/// Fills the slice with bytes from a position on and returns how many it could.
+pub type Reader = Box<dyn Fn(u64, &mut [u8]) -> Result<usize> + Send>;
 
 /// Where a tensor lies in a [`Blob`]: shape, type and the position of its first byte.
 pub(super) struct Stored {
@@ -55,6 +59,12 @@ impl Blob {
             len,
             place: Place::File { file, path: path.to_path_buf() },
         })
+    }
+
+    /// `len` bytes that lie elsewhere (a page's storage) and are asked for piece by piece. `label`
+    /// names them in errors.
+    pub fn from_reader(len: u64, label: impl Into<String>, reader: Reader) -> Blob {
+        Blob { label: label.into(), len, place: Place::Reader(reader) }
     }
 
     /// What to call these bytes in errors.
@@ -96,6 +106,17 @@ impl Blob {
                     }
                     other => other.map_err(Error::io(path)),
                 }
+            }
+            Place::Reader(reader) => {
+                let mut done = 0;
+                while done < out.len() {
+                    let rest = &mut out[done..];
+                    match reader(offset + done as u64, rest)? {
+                        n if (1..=rest.len()).contains(&n) => done += n,
+                        _ => return Err(self.short(offset, out.len())),
+                    }
+                }
+                Ok(())
             }
         }
     }
@@ -260,6 +281,28 @@ mod tests {
         // Shortened behind our back.
         std::fs::write(file.path(), [1, 2]).unwrap();
         assert_eq!(on_disk.read_vec(0, 4).unwrap_err().code(), "format");
+    }
+
+    #[test]
+    fn a_reader_is_asked_until_all_is_there() {
+        let stored: Vec<u8> = (0..100).collect();
+        let pieces = stored.clone();
+        let reader = move |offset: u64, out: &mut [u8]| {
+            let n = out.len().min(7);
+            out[..n].copy_from_slice(&pieces[offset as usize..][..n]);
+            Ok(n)
+        };
+        let blob = Blob::from_reader(100, "reader", Box::new(reader));
+        assert_eq!(blob.read_vec(0, 100).unwrap(), stored);
+        assert_eq!(blob.read_vec(95, 5).unwrap(), stored[95..]);
+        assert_eq!(blob.read_vec(95, 6).unwrap_err().code(), "format");
+        let given = |answer: fn() -> Result<usize>| {
+            let blob = Blob::from_reader(100, "reader", Box::new(move |_, _| answer()));
+            blob.read_vec(0, 100).unwrap_err().code()
+        };
+        assert_eq!(given(|| Ok(0)), "format");
+        assert_eq!(given(|| Ok(101)), "format");
+        assert_eq!(given(|| Err(Error::Cancelled)), "cancelled");
     }
 
     #[test]

@@ -60,7 +60,11 @@ impl SafetensorsFile {
         SafetensorsFile::from_blob(Blob::from_bytes(bytes, label))
     }
 
-    fn from_blob(blob: Blob) -> Result<SafetensorsFile> {
+    /// A file whose bytes lie anywhere; only its header is read.
+    ///
+    /// # Errors
+    /// As [`SafetensorsFile::from_bytes`], and what reading gives.
+    pub fn from_blob(blob: Blob) -> Result<SafetensorsFile> {
         let bad = |reason: String| Error::format(blob.label(), FORMAT, reason);
         let mut len = [0; 8];
         if blob.len() < 8 {

@@ -41,7 +41,11 @@ impl TorchFile {
         TorchFile::from_blob(Blob::from_bytes(bytes, label))
     }
 
-    fn from_blob(blob: Blob) -> Result<TorchFile> {
+    /// A file whose bytes lie anywhere; only its directory and pickle are read.
+    ///
+    /// # Errors
+    /// As [`TorchFile::from_bytes`], and what reading gives.
+    pub fn from_blob(blob: Blob) -> Result<TorchFile> {
         let bad = |reason: String| Error::format(blob.label(), FORMAT, reason);
         let unsupported = |what: String, reason: &str| Error::Unsupported {
             what: format!("{}: {what}", blob.label()),

@@ -10,6 +10,7 @@
 mod cancel;
 mod checkpoint;
 mod generate;
+mod probe;
 #[cfg(test)]
 mod tests;
 

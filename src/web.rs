@@ -7,6 +7,7 @@
 
 mod files;
 mod inspect;
+mod probe;
 mod self_test;
 mod sha256;
 

@@ -357,3 +357,23 @@ fn checkpoints_stay_bounded_and_keep_the_beginning() {
     assert_eq!(checkpoints.last_at_or_before(400).unwrap().n_tokens, 0);
     assert_eq!(checkpoints.last_at_or_before(480).unwrap().n_tokens, 480);
 }
+
+#[test]
+fn a_probe_reads_the_memory_and_leaves_no_trace() {
+    let mut s = session();
+    let empty = block_on(s.probe("What is my name?")).unwrap();
+    assert_eq!(empty.len(), s.model.engine.config().vocab_size);
+    say(&mut s, "My name is Ada.");
+    block_on(s.new_context()).unwrap();
+    let (before, counters) = (state(&s), *s.counters());
+    let with = block_on(s.probe("What is my name?")).unwrap();
+    assert_ne!(with, empty);
+    assert_eq!(with, block_on(s.probe("What is my name?")).unwrap());
+    assert_eq!(state(&s).values, before.values);
+    assert!(s.processed_tokens().is_empty() && *s.counters() == counters);
+    // a turn that writes reads what it has just written; one that does not begins like the probe
+    let read_only = TurnOptions { write_enabled: false, ..options(&s) };
+    let turn = say_with(&mut s, "What is my name?", &read_only).unwrap();
+    assert_eq!(turn.generated_ids[0], crate::reference::argmax(&with));
+    assert_eq!(block_on(s.probe(" ")).unwrap_err().code(), "messages");
+}

@@ -3,7 +3,9 @@
  * folders on this machine.
  *
  *   DELTAMEM_CHROMIUM  the browser, by default /usr/bin/chromium
+ *   DELTAMEM_BIN       the native program, by default what `cargo run` builds
  */
+import { execFileSync } from "node:child_process";
 import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
@@ -64,6 +66,19 @@ export async function openPage(context, address, complaints = []) {
   page.setDefaultTimeout(PATIENCE_MS);
   await page.goto(address);
   return page;
+}
+
+/** What the native program prints, with its stored memories below `home`. */
+export function program(home, ...args) {
+  const built = process.env.DELTAMEM_BIN;
+  const cargo = ["run", "--quiet", "--bin", "deltamem", "--"];
+  return execFileSync(built ?? "cargo", built ? args : [...cargo, ...args], {
+    cwd: ROOT,
+    encoding: "utf8",
+    maxBuffer: 64 << 20,
+    env: { ...process.env, DELTAMEM_DATA_DIR: join(home, "data") },
+    stdio: ["ignore", "pipe", "inherit"],
+  });
 }
 
 const TYPES = {

@@ -166,6 +166,11 @@ export interface WebModel {
   forget(): Promise<void>;
   memoryInfo(nowMs: number): Promise<string>;
   memoryStates(): Promise<Float32Array>;
+  /**
+   * The logits `[vocabulary]` of the token that would begin the answer to `text`, given the memory
+   * and an empty context. Nothing is written.
+   */
+  probe(text: string): Promise<Float32Array>;
   contextUsage(): number;
   contextWindow(): number;
   measure(text: string): number;

@@ -7,7 +7,7 @@
  * The wasm module (deltamem.js, deltamem_bg.wasm) is made by the Rust build and only copied here.
  */
 import { execFileSync } from "node:child_process";
-import { cp, mkdir, rm } from "node:fs/promises";
+import { cp, mkdir, readdir, rm } from "node:fs/promises";
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
@@ -29,11 +29,24 @@ const shared = {
 };
 
 await mkdir(dist, { recursive: true });
+// All but the wasm module is made here; the names of shared pieces change with their content.
+for (const name of await readdir(dist)) {
+  if (!name.startsWith("deltamem")) await rm(`${dist}/${name}`);
+}
+// What the entries share is a file of its own, so that there is one class LanguageModel.
 await build({
   ...shared,
-  entryPoints: { index: path("lib/index.ts"), worker: path("lib/worker.ts") },
+  splitting: true,
+  entryPoints: ["index", "openai", "ai-sdk"].map((name) => path(`lib/${name}.ts`)),
   outdir: dist,
 });
+// Whole in one file each: a worker is easier to host so, and the wasm module's face needs nothing else.
+await build({
+  ...shared,
+  entryPoints: ["worker", "wasm-module"].map((name) => path(`lib/${name}.ts`)),
+  outdir: dist,
+});
+for (const name of ["LICENSE-APACHE", "LICENSE-MIT"]) await cp(path(`../${name}`), path(`../pkg/${name}`));
 const tsc = fileURLToPath(new URL("bin/tsc", import.meta.resolve("typescript/package.json")));
 execFileSync(process.execPath, [tsc, "-p", path("../pkg/tsconfig.json")], { stdio: "inherit" });
 

@@ -18,7 +18,6 @@ pub struct WebSha256 {
 impl WebSha256 {
     /// The hash of no bytes.
     #[wasm_bindgen(constructor)]
-    #[expect(clippy::new_without_default, reason = "JavaScript knows constructors only")]
     pub fn new() -> WebSha256 {
         WebSha256 { hash: Sha256::new(), piece: vec![0; PIECE_BYTES] }
     }

@@ -1,13 +1,34 @@
 /** What the package `deltamem` exports. */
 export { DeltamemError, type ErrorCode } from "./errors.js";
+export type { PromptInput, PromptMessage, Tool } from "./input.js";
 export {
   LanguageModel,
-  type Availability,
+  type CloneOptions,
+  type CompareOptions,
+  type CompleteOptions,
   type CreateMonitor,
   type CreateOptions,
+  type InspectOptions,
   type PromptOptions,
   type TurnReport,
 } from "./language-model.js";
-export type { LedgerEntry, MemoryInfo, MemoryStates, Message, SnapshotInfo, Weights } from "./messages.js";
-export type { SessionMemory } from "./session-memory.js";
-export type { ModelInfo, StopReason } from "./wasm.js";
+export type {
+  Availability,
+  CompareSide,
+  Inspection,
+  LedgerEntry,
+  LedgerKind,
+  MemoryInfo,
+  MemoryStates,
+  Message,
+  MessageToolCall,
+  ProfileInfo,
+  Role,
+  SnapshotInfo,
+  ToolDescription,
+  TurnSettings,
+  Weights,
+} from "./protocol.js";
+export type { FileOptions, SessionMemory } from "./session-memory.js";
+export type { Footprint, Gauge, ModelInfo, StopReason, ToolCall } from "./wasm.js";
+export type { StoredModel } from "./weight-store.js";

@@ -4,22 +4,35 @@
  */
 import { DeltamemError, abortError } from "./errors.js";
 import {
-  Caller,
-  type Message,
-  type OpenProgress,
-  type Opened,
-  type Port,
-  type SessionState,
-  type ToPage,
-  type ToWorker,
-  type TurnRequest,
-  type TurnResult,
-  type Weights,
-} from "./messages.js";
+  type PromptInput,
+  type PromptMessage,
+  type Tool,
+  constraintOf,
+  describeTools,
+  initialPromptsOf,
+  messagesOf,
+  questionOf,
+} from "./input.js";
+import type { Caller } from "./messages.js";
+import type {
+  Availability,
+  CompareSide,
+  Inspection,
+  Message,
+  ModelRequest,
+  OpenProgress,
+  Opened,
+  SessionEvent,
+  SessionState,
+  TurnRequest,
+  TurnSettings,
+  Weights,
+} from "./protocol.js";
 import { SessionMemory } from "./session-memory.js";
+import { type WorkerHandle, hasGpu, startWorker } from "./start-worker.js";
+import { runTools } from "./tools.js";
+import { listStoredModels, removeStoredModel } from "./stored-models.js";
 import type { ModelInfo, ModelTurn } from "./wasm.js";
-
-export type Availability = "unavailable" | "downloadable" | "downloading" | "available";
 
 /**
  * Fires `downloadprogress` while the files come and `loadprogress` while the weights go to the GPU;
@@ -27,41 +40,80 @@ export type Availability = "unavailable" | "downloadable" | "downloading" | "ava
  */
 export type CreateMonitor = EventTarget;
 
-export interface CreateOptions {
-  /** Address of a folder in Hugging Face's layout. */
+/** Which model, as far as it is known before it is loaded. */
+export interface InspectOptions {
+  /** Address of a folder in Hugging Face's layout; its weights may be sharded. */
   model: string | URL;
-  /** What to call the model; by default the folder's name. */
-  name?: string;
   /** Address of the δ-mem adapter's folder; by default it is looked for beside the model. */
   adapter?: string | URL;
   /** How the weights are kept on the GPU. */
   weights?: Weights;
   /** Context window in tokens; by default the model's. */
   contextTokens?: number;
-  /** Whether the model thinks before it answers; by default what its name suggests. */
-  thinking?: boolean;
-  /** Begins every context: at most one system message, first, then user and assistant messages. */
-  initialPrompts?: Message[];
-  /** Whose memory it is; one per person or project. */
-  profile?: string;
-  /** Stores nothing and begins with an empty memory. */
-  ephemeral?: boolean;
-  signal?: AbortSignal;
-  monitor?: (monitor: CreateMonitor) => void;
+  /** False runs on the page, where a long step makes it stutter. */
+  worker?: boolean;
   /** Where `deltamem_bg.wasm` is; by default beside the worker. */
   wasmUrl?: string | URL;
   /** Where `worker.js` is; by default beside this module. */
   workerUrl?: string | URL;
 }
 
-export interface PromptOptions extends Omit<TurnRequest, "text"> {
+export interface CreateOptions extends InspectOptions {
+  /** What to call the model; by default the folder's name. */
+  name?: string;
+  /** Whether the model thinks before it answers; by default what its name suggests. */
+  thinking?: boolean;
+  /** Begins every context: at most one system message, first, then the others. */
+  initialPrompts?: PromptMessage[];
+  /** What the model can call. */
+  tools?: Tool[];
+  /** Whose memory it is; one per person or project. */
+  profile?: string;
+  /** Stores nothing and begins with an empty memory. */
+  ephemeral?: boolean;
+  /** Encrypts what the profile stores; the wrong one is refused with the code `passphrase`. */
+  passphrase?: string;
+  /** Where the weights are kept: on the device (default), or nowhere. */
+  store?: "opfs" | "none";
+  /** Expected SHA-256 hashes by file name; another one is refused with the code `integrity`. */
+  sha256?: Record<string, string>;
+  signal?: AbortSignal;
+  monitor?: (monitor: CreateMonitor) => void;
+}
+
+export interface PromptOptions extends TurnSettings {
   /**
-   * Ends the reply; the call rejects when it has. What was said until then stays in context and
-   * memory; `memory.undo()` takes it back.
+   * Ends the call, which rejects with the signal's reason. While the prompt is read, all is then as
+   * it was before; once the reply has begun, what was said until then stays in context and memory,
+   * and `memory.undo()` takes it back.
    */
   signal?: AbortSignal;
   /** Gets the thoughts as they form; they are no part of the reply. */
   onThought?: (text: string) => void;
+  /** What the reply must match: a JSON Schema, or a RegExp for the whole reply (flag `i` only). */
+  responseConstraint?: RegExp | object;
+  /** Accepted for the Prompt API's sake: the constraint is never added to the prompt. */
+  omitResponseConstraintInput?: boolean;
+}
+
+export interface CompleteOptions extends PromptOptions {
+  /** In the place of the session's own, for this call; they are not executed. */
+  tools?: Tool[];
+  /** Gets the reply as it forms. */
+  onAnswer?: (text: string) => void;
+}
+
+export interface CompareOptions extends Omit<PromptOptions, "onThought" | "write"> {
+  /** Gets both replies as they form, one after the other. */
+  onPiece?: (side: CompareSide, text: string) => void;
+}
+
+export interface CloneOptions {
+  signal?: AbortSignal;
+  /** An empty profile that takes a copy of the memory with its history; without it the clone is ephemeral. */
+  profile?: string;
+  /** Encrypts what that profile stores; needed if this session's is encrypted. */
+  passphrase?: string;
 }
 
 /** What the event `turn` carries. */
@@ -71,40 +123,68 @@ export interface TurnReport extends ModelTurn {
 }
 
 const DEFAULT_PROFILE = "default";
+/** Rounds of tools within one prompt. */
+const MAX_TOOL_ROUNDS = 8;
 
 /**
- * A conversation with a model. Fires `turn` (a `CustomEvent<TurnReport>`) after each reply, and
- * `memorychange` when the memory, who may write it, or the context has changed.
+ * A conversation with a model. Fires `turn` (a `CustomEvent<TurnReport>`) after each reply,
+ * `memorychange` when the memory, who may write it, or the context has changed, `contextoverflow`
+ * when messages had to leave the window, `devicelost` (a `CustomEvent<{ reason }>`) when the GPU was
+ * lost, and `devicerestored` when model, memory and context are there again.
  */
 export class LanguageModel extends EventTarget {
+  /** The models whose weights are on this device. */
+  static readonly weights = { list: listStoredModels, remove: removeStoredModel } as const;
+
   /** What can be seen of the memory, and done with it. */
   readonly memory: SessionMemory;
   /** The model as it was loaded. */
   readonly model: ModelInfo;
-  readonly #worker: Worker;
+  /** Why the weights are not kept on the device, if they are not. */
+  readonly weightsNotice: string | null;
+  /** Called when messages had to leave the window. */
+  oncontextoverflow: ((event: Event) => void) | null = null;
+  readonly #worker: WorkerHandle;
   readonly #caller: Caller;
+  readonly #tools: Tool[];
   #state: SessionState;
   #isPersistenceAsked = false;
   #isPersisted: boolean | null = null;
 
-  private constructor(worker: Worker, caller: Caller, opened: Opened) {
+  private constructor(worker: WorkerHandle, place: Place, opened: Opened, tools: Tool[]) {
     super();
     this.#worker = worker;
-    this.#caller = caller;
+    this.#caller = place.caller;
+    this.#tools = tools;
     this.#state = opened.state;
     this.model = opened.model;
-    this.memory = new SessionMemory(caller, () => this.#state);
+    this.weightsNotice = opened.weightsNotice;
+    this.memory = new SessionMemory(place.caller, () => this.#state);
+    place.onEvent = (event) => this.#receive(event);
   }
 
   /**
-   * `unavailable` without WebGPU or without an adapter, else `downloadable`: weights are not kept on
-   * the device yet, only in the browser's HTTP cache.
+   * `unavailable` without WebGPU, or if the model does not fit; `available` if its files are on the
+   * device. Without a model it only tells whether there is a GPU.
    */
-  static async availability(): Promise<Availability> {
-    const gpu = (globalThis.navigator as NavigatorWithGpu | undefined)?.gpu;
-    if (!gpu || typeof Worker === "undefined") return "unavailable";
-    const adapter = await gpu.requestAdapter().catch(() => null);
-    return adapter ? "downloadable" : "unavailable";
+  static async availability(options: Partial<InspectOptions> = {}): Promise<Availability> {
+    const { model } = options;
+    if (model !== undefined) return (await LanguageModel.inspect({ ...options, model })).availability;
+    return (await hasGpu(options.worker ?? true)) ? "downloadable" : "unavailable";
+  }
+
+  /** What there is to know of a model before it is loaded: sizes, room, and whether it fits. */
+  static async inspect(options: InspectOptions): Promise<Inspection> {
+    if (!(await hasGpu(options.worker ?? true))) {
+      return { ...NOTHING_KNOWN, reason: noGpu().message };
+    }
+    const worker = await startWorker(options);
+    try {
+      const caller = worker.connection.openSession(() => undefined);
+      return await caller.call("inspect", modelRequest(options));
+    } finally {
+      worker.end();
+    }
   }
 
   /**
@@ -112,56 +192,40 @@ export class LanguageModel extends EventTarget {
    * signal's reason.
    */
   static async create(options: CreateOptions): Promise<LanguageModel> {
-    const { signal, monitor } = options;
+    const { signal, monitor, tools = [] } = options;
     signal?.throwIfAborted();
-    const initialPrompts = options.initialPrompts ?? [];
-    checkInitialPrompts(initialPrompts);
-    if ((await LanguageModel.availability()) === "unavailable") {
-      throw new DeltamemError(
-        "no_adapter",
-        "This browser offers no WebGPU adapter. Use a current Chrome, Edge, Firefox or Safari, on https or localhost, with hardware acceleration on.",
-      );
-    }
+    const initialPrompts = initialPromptsOf(options.initialPrompts ?? []);
+    const descriptions = describeTools(tools);
+    if (!(await hasGpu(options.worker ?? true))) throw noGpu();
     signal?.throwIfAborted();
     const target = new EventTarget();
     monitor?.(target);
-    // Bundlers recognise exactly this expression and bring the worker along.
-    const worker = options.workerUrl
-      ? new Worker(options.workerUrl, { type: "module" })
-      : new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
-    const modelUrl = folderUrl(options.model);
-    let session: LanguageModel | null = null;
-    const caller = new Caller(worker as Port<ToPage, ToWorker>, (state) => {
-      if (session) session.#update(state);
-    });
-    worker.addEventListener("error", (event) => {
-      const reason = event.message || "it could not be loaded";
-      caller.close(new DeltamemError("worker", `The worker failed: ${reason}.`));
-    });
+    const worker = await startWorker(options);
+    const place = new Place(worker);
     // Loading does not look up in the middle of a step: an abort ends the worker.
-    const giveUp = () => caller.close(abortError("The model was given up while loading."));
+    const giveUp = () => worker.connection.close(abortError("The model was given up while loading."));
     signal?.addEventListener("abort", giveUp);
     try {
-      const opened = await caller.call(
+      const request = modelRequest(options);
+      const opened = await place.caller.call(
         "open",
         {
-          name: options.name ?? folderName(modelUrl),
-          modelUrl,
-          adapterUrl: options.adapter === undefined ? null : folderUrl(options.adapter),
-          wasmUrl: options.wasmUrl === undefined ? null : absoluteUrl(options.wasmUrl),
-          weights: options.weights ?? null,
-          contextTokens: options.contextTokens ?? null,
+          ...request,
+          name: options.name ?? folderName(request.modelUrl),
           isThinking: options.thinking ?? null,
           initialPrompts,
+          tools: descriptions,
           profile: options.profile ?? DEFAULT_PROFILE,
           isEphemeral: options.ephemeral ?? false,
+          store: options.store ?? "opfs",
+          sha256: options.sha256 ?? {},
+          passphrase: options.passphrase ?? null,
         },
-        { onNotice: (progress) => report(target, progress) },
+        { signal, onNotice: (progress) => report(target, progress) },
       );
-      session = new LanguageModel(worker, caller, opened);
-      return session;
+      return new LanguageModel(worker, place, opened, tools);
     } catch (error) {
-      worker.terminate();
+      worker.end();
       signal?.throwIfAborted();
       throw error;
     } finally {
@@ -184,35 +248,101 @@ export class LanguageModel extends EventTarget {
     return this.#isPersisted;
   }
 
-  /** The whole reply. */
-  async prompt(input: string | Message[], options: PromptOptions = {}): Promise<string> {
-    const result = await this.#turn(input, options, () => undefined);
-    return result.turn.answer;
+  /** The whole reply; what tools were called for on the way, they have done. */
+  async prompt(input: PromptInput, options: PromptOptions = {}): Promise<string> {
+    return this.#converse(questionOf(input), options, () => undefined);
   }
 
   /** The reply in pieces as they form. Cancelling the stream ends the reply, as an abort does. */
-  promptStreaming(input: string | Message[], options: PromptOptions = {}): ReadableStream<string> {
-    const cancelled = new AbortController();
-    const signal = options.signal
-      ? AbortSignal.any([options.signal, cancelled.signal])
-      : cancelled.signal;
-    return new ReadableStream<string>({
-      start: (controller) => {
-        this.#turn(input, { ...options, signal }, (text) => {
-          if (!cancelled.signal.aborted) controller.enqueue(text);
-        })
-          .then(() => controller.close())
-          .catch((error: unknown) => {
-            if (!cancelled.signal.aborted) controller.error(error);
-          });
+  promptStreaming(input: PromptInput, options: PromptOptions = {}): ReadableStream<string> {
+    return streamOf(options, async (inner, onAnswer) =>
+      this.#converse(questionOf(input), inner, onAnswer),
+    );
+  }
+
+  /**
+   * Answers a whole history, the system message included. What of it was processed already is
+   * recognised and not fed, nor written into the memory, again. Tools are not executed: the calls
+   * are in the report.
+   */
+  async complete(history: PromptMessage[], options: CompleteOptions = {}): Promise<TurnReport> {
+    const { tools, onAnswer, ...others } = options;
+    const request = turnRequest(questionOf(history), others);
+    request.isHistory = true;
+    if (tools) request.tools = describeTools(tools);
+    return this.#turn(request, others, (text) => onAnswer?.(text));
+  }
+
+  /**
+   * Answers the same prompt with the same seed twice: with the memory, and without it, in a context
+   * that was read without it. Conversation, memory and store stay as they were.
+   */
+  async compare(
+    input: PromptInput,
+    options: CompareOptions = {},
+  ): Promise<{ on: TurnReport; off: TurnReport }> {
+    const { onPiece, signal, ...others } = options;
+    const { on, off } = await this.#caller.call(
+      "compare",
+      turnRequest(questionOf(input), others),
+      {
+        signal,
+        onNotice: ({ side, kind, text }) => {
+          if (kind === "answer") onPiece?.(side, text);
+        },
       },
-      cancel: (reason) => cancelled.abort(reason),
-    });
+    );
+    return { on: { ...on, isCommitted: false }, off: { ...off, isCommitted: false } };
+  }
+
+  /** Takes the last question and its reply back, out of the memory too, and asks it again. */
+  async regenerate(options: PromptOptions = {}): Promise<string> {
+    return this.#converse(await this.#takeBack(options), options, () => undefined);
+  }
+
+  /** As `regenerate`, in pieces as they form. */
+  regenerateStreaming(options: PromptOptions = {}): ReadableStream<string> {
+    return streamOf(options, async (inner, onAnswer) =>
+      this.#converse(await this.#takeBack(inner), inner, onAnswer),
+    );
+  }
+
+  /** Adds messages without answering them; they are written into the memory as those of a turn. */
+  async append(input: PromptInput, { signal }: { signal?: AbortSignal } = {}): Promise<void> {
+    const messages = messagesOf(input);
+    const { evictedMessages } = await this.#caller.call("append", messages, { signal });
+    this.#noteOverflow(evictedMessages);
+  }
+
+  /** A second conversation on the same weights, with what context and memory are now. */
+  async clone({ signal, profile, passphrase }: CloneOptions = {}): Promise<LanguageModel> {
+    const place = new Place(this.#worker);
+    try {
+      const state = await place.caller.call(
+        "clone",
+        {
+          session: this.#caller.session,
+          profile: profile ?? null,
+          passphrase: passphrase ?? null,
+        },
+        { signal },
+      );
+      const { model, weightsNotice } = this;
+      return new LanguageModel(this.#worker, place, { model, weightsNotice, state }, this.#tools);
+    } catch (error) {
+      place.caller.close(abortError("The clone was not made."));
+      throw error;
+    }
   }
 
   /** Tokens that `input` would take, without what the chat template puts around it. */
-  measureContextUsage(input: string | Message[]): Promise<number> {
-    return this.#caller.call("measure", textOf(input));
+  async measureContextUsage(input: PromptInput): Promise<number> {
+    return this.#caller.call("measure", messagesOf(input).map(({ content }) => content));
+  }
+
+  /** The messages in the context, the initial prompts included. */
+  history(): Promise<Message[]> {
+    return this.#caller.call("history", null);
   }
 
   /** Empties the context but for the initial prompts; the memory stays. */
@@ -220,72 +350,158 @@ export class LanguageModel extends EventTarget {
     await this.#caller.call("newContext", null);
   }
 
-  /** Ends the worker. A turn under way is lost, what was committed stays. */
+  /**
+   * Ends this session; the worker and its model end with the last of its sessions. A turn under way
+   * is lost, what was committed stays.
+   */
   destroy(): void {
-    this.#caller.close(abortError("The session was destroyed."));
-    this.#worker.terminate();
+    const { connection, session } = this.#caller;
+    const isLast = this.#caller.close(abortError("The session was destroyed."));
+    if (isLast) this.#worker.end();
+    else connection.call(session, "close", null, {}).catch(() => undefined);
+  }
+
+  async #takeBack({ signal }: PromptOptions): Promise<Message[]> {
+    return this.#caller.call("takeBack", null, { signal });
+  }
+
+  /** Turns until the model calls no more tools; all that it answered. */
+  async #converse(
+    messages: Message[],
+    options: PromptOptions,
+    onAnswer: (text: string) => void,
+  ): Promise<string> {
+    let answer = "";
+    for (let round = 0; ; round += 1) {
+      const turn = await this.#turn(turnRequest(messages, options), options, onAnswer);
+      answer += turn.answer;
+      if (round === MAX_TOOL_ROUNDS) return answer;
+      const results = await runTools(this.#tools, turn.toolCalls);
+      options.signal?.throwIfAborted();
+      if (!results) return answer;
+      messages = results;
+    }
   }
 
   async #turn(
-    input: string | Message[],
-    options: PromptOptions,
+    request: TurnRequest,
+    { signal, onThought }: PromptOptions,
     onAnswer: (text: string) => void,
-  ): Promise<TurnResult> {
-    const { signal, onThought, ...sampling } = options;
-    const result = await this.#caller.call(
-      "turn",
-      { text: textOf(input), ...sampling },
-      {
-        signal,
-        onNotice: ({ kind, text }) => (kind === "answer" ? onAnswer(text) : onThought?.(text)),
-      },
-    );
-    if (result.isCommitted) void this.#askForPersistence();
-    const detail: TurnReport = { ...result.turn, isCommitted: result.isCommitted };
+  ): Promise<TurnReport> {
+    const { turn, isCommitted } = await this.#caller.call("turn", request, {
+      signal,
+      onNotice: ({ kind, text }) => (kind === "answer" ? onAnswer(text) : onThought?.(text)),
+    });
+    if (isCommitted) void this.#askForPersistence();
+    const detail: TurnReport = { ...turn, isCommitted };
+    this.#noteOverflow(turn.evictedMessages);
     this.dispatchEvent(new CustomEvent<TurnReport>("turn", { detail }));
-    if (result.turn.stopReason === "cancelled") signal?.throwIfAborted();
-    return result;
+    if (turn.stopReason === "cancelled") signal?.throwIfAborted();
+    return detail;
+  }
+
+  #noteOverflow(evictedMessages: number): void {
+    if (evictedMessages === 0) return;
+    const event = new CustomEvent("contextoverflow", { detail: { evictedMessages } });
+    this.dispatchEvent(event);
+    this.oncontextoverflow?.(event);
   }
 
   /** Once there is something to lose, the browser is asked not to drop it. */
   async #askForPersistence(): Promise<void> {
     if (this.#isPersistenceAsked) return;
     this.#isPersistenceAsked = true;
-    this.#isPersisted = (await navigator.storage?.persist?.().catch(() => false)) ?? false;
+    const storage = globalThis.navigator?.storage;
+    this.#isPersisted = (await storage?.persist?.().catch(() => false)) ?? false;
     this.dispatchEvent(new Event("memorychange"));
   }
 
-  #update(state: SessionState): void {
-    this.#state = state;
-    this.dispatchEvent(new Event("memorychange"));
-  }
-}
-
-/** The little of WebGPU's types that is asked here. */
-interface NavigatorWithGpu {
-  gpu?: { requestAdapter(): Promise<unknown> };
-}
-
-function checkInitialPrompts(prompts: Message[]): void {
-  prompts.forEach(({ role, content }, index) => {
-    const isKnown = role === "system" || role === "user" || role === "assistant";
-    if (!isKnown || typeof content !== "string" || (role === "system" && index > 0)) {
-      throw new DeltamemError(
-        "messages",
-        `initialPrompts[${index}]: expected text from "user" or "assistant", or first of all from "system".`,
-      );
+  #receive(event: SessionEvent): void {
+    if (event.kind === "state") {
+      this.#state = event.state;
+      this.dispatchEvent(new Event("memorychange"));
+    } else if (event.kind === "devicelost") {
+      const detail = { reason: event.reason };
+      this.dispatchEvent(new CustomEvent("devicelost", { detail }));
+    } else {
+      this.dispatchEvent(new Event("devicerestored"));
     }
+  }
+}
+
+/** A session's place in the worker, before there is a `LanguageModel` to hear of it. */
+class Place {
+  onEvent: (event: SessionEvent) => void = () => undefined;
+  readonly caller: Caller;
+
+  constructor(worker: WorkerHandle) {
+    this.caller = worker.connection.openSession((event) => this.onEvent(event));
+  }
+}
+
+const NOTHING_KNOWN: Inspection = {
+  availability: "unavailable",
+  reason: null,
+  downloadBytes: 0,
+  storedBytes: 0,
+  quotaBytes: null,
+  usageBytes: null,
+  footprint: null,
+};
+
+function noGpu(): DeltamemError {
+  return new DeltamemError(
+    "no_adapter",
+    "This browser offers no WebGPU adapter. Use a current Chrome, Edge, Firefox or Safari, on https or localhost, with hardware acceleration on.",
+  );
+}
+
+function turnRequest(messages: Message[], options: PromptOptions): TurnRequest {
+  // What follows is everything that can be cloned into the worker.
+  const { signal, onThought, responseConstraint, omitResponseConstraintInput, ...settings } = options;
+  return {
+    messages,
+    isHistory: false,
+    settings:
+      responseConstraint === undefined
+        ? settings
+        : { ...settings, constraint: constraintOf(responseConstraint) },
+  };
+}
+
+/** A stream of what `run` says; cancelling it aborts the signal that `run` gets. */
+function streamOf<O extends PromptOptions>(
+  options: O,
+  run: (options: O, onAnswer: (text: string) => void) => Promise<unknown>,
+): ReadableStream<string> {
+  const cancelled = new AbortController();
+  const signal = options.signal
+    ? AbortSignal.any([options.signal, cancelled.signal])
+    : cancelled.signal;
+  return new ReadableStream<string>({
+    start: (controller) => {
+      run({ ...options, signal }, (text) => {
+        if (!cancelled.signal.aborted) controller.enqueue(text);
+      })
+        .then(() => {
+          if (!cancelled.signal.aborted) controller.close();
+        })
+        .catch((error: unknown) => {
+          if (!cancelled.signal.aborted) controller.error(error);
+        });
+    },
+    cancel: (reason) => cancelled.abort(reason),
   });
 }
 
-/** The text of a prompt: a string or one user message. */
-function textOf(input: string | Message[]): string {
-  if (typeof input === "string") return input;
-  const [message, ...others] = input;
-  if (message?.role !== "user" || typeof message.content !== "string" || others.length > 0) {
-    throw new DeltamemError("messages", "A prompt is a string or one message of the role `user`.");
-  }
-  return message.content;
+function modelRequest(options: InspectOptions): ModelRequest {
+  return {
+    modelUrl: folderUrl(options.model),
+    adapterUrl: options.adapter === undefined ? null : folderUrl(options.adapter),
+    wasmUrl: options.wasmUrl === undefined ? null : absoluteUrl(options.wasmUrl),
+    weights: options.weights ?? null,
+    contextTokens: options.contextTokens ?? null,
+  };
 }
 
 function absoluteUrl(url: string | URL): string {

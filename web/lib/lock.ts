@@ -4,7 +4,11 @@
  */
 
 /** What a writer tells the other tabs. */
-export type ProfileNotice = { kind: "committed"; identity: string } | { kind: "forgotten" };
+export type ProfileNotice =
+  | { kind: "committed"; identity: string }
+  | { kind: "forgotten" }
+  /** The profile's passphrase was set, changed or removed. */
+  | { kind: "rekeyed" };
 
 /** How long a tab waits before it calls itself read-only: a page that reloads releases its lock late. */
 const PATIENCE_MS = 600;

@@ -1,149 +1,9 @@
 /**
- * What page and worker say to each other: requests with ids, results, errors, notices on the way,
- * and events nobody asked for. Owns the order too: the worker runs one request after the other.
+ * How page and worker talk: requests with ids, results, errors, notices on the way, and events
+ * nobody asked for. Owns the order too: the worker runs one request after the other.
  */
-import { DeltamemError, abortError, errorFromWire, errorToWire, type WireError } from "./errors.js";
-import type { ModelInfo, ModelMemoryInfo, ModelTurn, PieceKind } from "./wasm.js";
-
-export type Role = "system" | "user" | "assistant";
-
-export interface Message {
-  role: Role;
-  content: string;
-}
-
-/** How the weights are kept on the GPU. */
-export type Weights = "f32" | "f16" | "q8" | "q4";
-
-export interface OpenRequest {
-  /** What to call the model. */
-  name: string;
-  /** Folders in Hugging Face's layout, as absolute addresses that end with a slash. */
-  modelUrl: string;
-  adapterUrl: string | null;
-  wasmUrl: string | null;
-  weights: Weights | null;
-  /** In tokens. */
-  contextTokens: number | null;
-  isThinking: boolean | null;
-  /** Begins every context; the first may be a system message. */
-  initialPrompts: Message[];
-  profile: string;
-  isEphemeral: boolean;
-}
-
-/** Bytes downloaded, or weights put on the GPU. */
-export interface OpenProgress {
-  stage: "download" | "load";
-  done: number;
-  total: number;
-}
-
-/** What the page keeps of the worker's state; sent whenever it changes. */
-export interface SessionState {
-  contextUsage: number;
-  /** Counts the commits of this memory; 0 = nothing is stored. */
-  generation: number;
-  isReadOnly: boolean;
-  isEphemeral: boolean;
-  isPaused: boolean;
-  /** Why nothing is kept, if the caller did not ask for that. */
-  notice: string | null;
-}
-
-export interface Opened {
-  model: ModelInfo;
-  state: SessionState;
-}
-
-export interface TurnRequest {
-  text: string;
-  temperature?: number;
-  topK?: number;
-  topP?: number;
-  minP?: number;
-  repetitionPenalty?: number;
-  seed?: number;
-  maxTokens?: number;
-  stop?: string[];
-}
-
-export interface Piece {
-  kind: PieceKind;
-  text: string;
-}
-
-export interface TurnResult {
-  turn: ModelTurn;
-  /** True if the turn and the memory after it are in the store. */
-  isCommitted: boolean;
-}
-
-/** A memory with its place in the store. */
-export interface MemoryInfo extends ModelMemoryInfo {
-  /** Counts the commits of this memory; 0 = nothing is stored. */
-  generation: number;
-}
-
-/** The states of all layers: `[layers, stateHeads, rank, rank]`, row-major. */
-export interface MemoryStates {
-  layers: number[];
-  stateHeads: number;
-  rank: number;
-  data: Float32Array;
-}
-
-export interface SnapshotInfo {
-  generation: number;
-  /** Unix milliseconds, UTC. */
-  savedMs: number;
-  norm: number;
-}
-
-/** A turn as the store keeps it, beside the memory that it led to. */
-export interface LedgerEntry {
-  generation: number;
-  /** Unix milliseconds, UTC. */
-  savedMs: number;
-  prompt: string;
-  reply: string;
-  tokensWritten: number;
-  normBefore: number;
-  normAfter: number;
-}
-
-/** Every call with what it takes, gives and says meanwhile. */
-export interface Calls {
-  open: { payload: OpenRequest; result: Opened; notice: OpenProgress };
-  turn: { payload: TurnRequest; result: TurnResult; notice: Piece };
-  newContext: { payload: null; result: null; notice: never };
-  measure: { payload: string; result: number; notice: never };
-  memoryInfo: { payload: null; result: MemoryInfo; notice: never };
-  memoryStates: { payload: null; result: MemoryStates; notice: never };
-  exportMemory: { payload: null; result: Uint8Array; notice: never };
-  importMemory: { payload: Uint8Array; result: null; notice: never };
-  snapshots: { payload: null; result: SnapshotInfo[]; notice: never };
-  ledger: { payload: null; result: LedgerEntry[]; notice: never };
-  undo: { payload: null; result: null; notice: never };
-  forget: { payload: null; result: null; notice: never };
-  setPaused: { payload: boolean; result: null; notice: never };
-}
-
-export type CallName = keyof Calls;
-
-type Request = {
-  [K in CallName]: { kind: "request"; id: number; call: K; payload: Calls[K]["payload"] };
-}[CallName];
-
-/** From the page to the worker. */
-export type ToWorker = Request | { kind: "cancel"; id: number };
-
-/** From the worker to the page. */
-export type ToPage =
-  | { kind: "result"; id: number; result: unknown }
-  | { kind: "error"; id: number; error: WireError }
-  | { kind: "notice"; id: number; notice: unknown }
-  | { kind: "state"; state: SessionState };
+import { DeltamemError, abortError, errorFromWire, errorToWire } from "./errors.js";
+import type { CallName, Calls, SessionEvent, ToPage, ToWorker } from "./protocol.js";
 
 /** The part of `Worker`, `MessagePort` and a worker's global scope that is needed here. */
 export interface Port<In, Out> {
@@ -152,6 +12,7 @@ export interface Port<In, Out> {
 }
 
 interface Pending {
+  session: number;
   resolve(value: unknown): void;
   reject(reason: unknown): void;
   onNotice(notice: unknown): void;
@@ -164,26 +25,36 @@ export interface CallOptions<K extends CallName> {
   onNotice?: (notice: Calls[K]["notice"]) => void;
 }
 
-/** The page's end. */
-export class Caller {
+/** The page's end of a worker with its sessions. */
+export class Connection {
   readonly #port: Port<ToPage, ToWorker>;
   readonly #pending = new Map<number, Pending>();
+  readonly #listeners = new Map<number, (event: SessionEvent) => void>();
   #nextId = 1;
+  #nextSession = 0;
   #closedBy: Error | null = null;
 
-  constructor(port: Port<ToPage, ToWorker>, onState: (state: SessionState) => void) {
+  constructor(port: Port<ToPage, ToWorker>) {
     this.#port = port;
     port.addEventListener("message", ({ data }) => {
-      if (data.kind === "state") onState(data.state);
+      if (data.kind === "event") this.#listeners.get(data.session)?.(data.event);
       else this.#receive(data);
     });
   }
 
+  /** A place for a session; the worker knows it from its first call on. */
+  openSession(onEvent: (event: SessionEvent) => void): Caller {
+    const session = this.#nextSession++;
+    this.#listeners.set(session, onEvent);
+    return new Caller(this, session);
+  }
+
   /** Sends a request and waits for its answer. */
   call<K extends CallName>(
+    session: number,
     call: K,
     payload: Calls[K]["payload"],
-    options: CallOptions<K> = {},
+    options: CallOptions<K>,
   ): Promise<Calls[K]["result"]> {
     const { signal, onNotice } = options;
     if (this.#closedBy) return Promise.reject(this.#closedBy);
@@ -196,6 +67,7 @@ export class Caller {
         signal?.removeEventListener("abort", cancel);
       };
       this.#pending.set(id, {
+        session,
         resolve: (value) => {
           settle();
           resolve(value as Calls[K]["result"]);
@@ -208,17 +80,31 @@ export class Caller {
         signal,
       });
       signal?.addEventListener("abort", cancel);
-      this.#port.postMessage({ kind: "request", id, call, payload } as Request);
+      this.#port.postMessage({ kind: "request", id, session, call, payload } as ToWorker);
     });
+  }
+
+  /** Ends a session's calls with `reason`; true if it was the last session. */
+  closeSession(session: number, reason: Error): boolean {
+    this.#listeners.delete(session);
+    for (const [id, pending] of [...this.#pending]) {
+      if (pending.session !== session) continue;
+      this.#port.postMessage({ kind: "cancel", id });
+      pending.reject(reason);
+    }
+    return this.#listeners.size === 0;
   }
 
   /** Ends all calls under way, and all later ones, with `reason`. */
   close(reason: Error): void {
     this.#closedBy ??= reason;
-    for (const pending of [...this.#pending.values()]) pending.reject(this.#closedBy);
+    for (const [id, pending] of [...this.#pending]) {
+      this.#port.postMessage({ kind: "cancel", id });
+      pending.reject(this.#closedBy);
+    }
   }
 
-  #receive(message: Exclude<ToPage, { kind: "state" }>): void {
+  #receive(message: Exclude<ToPage, { kind: "event" }>): void {
     const pending = this.#pending.get(message.id);
     if (!pending) return; // the call was closed meanwhile
     if (message.kind === "notice") {
@@ -232,8 +118,37 @@ export class Caller {
   }
 }
 
+/** What one session calls with. */
+export class Caller {
+  readonly connection: Connection;
+  readonly session: number;
+  #closedBy: Error | null = null;
+
+  constructor(connection: Connection, session: number) {
+    this.connection = connection;
+    this.session = session;
+  }
+
+  /** Sends a request and waits for its answer. */
+  call<K extends CallName>(
+    call: K,
+    payload: Calls[K]["payload"],
+    options: CallOptions<K> = {},
+  ): Promise<Calls[K]["result"]> {
+    if (this.#closedBy) return Promise.reject(this.#closedBy);
+    return this.connection.call(this.session, call, payload, options);
+  }
+
+  /** Ends this session's calls, and all later ones, with `reason`; true if it was the last session. */
+  close(reason: Error): boolean {
+    this.#closedBy ??= reason;
+    return this.connection.closeSession(this.session, reason);
+  }
+}
+
 /** What a handler gets beside the payload. */
 export interface CallContext<K extends CallName> {
+  session: number;
   signal: AbortSignal;
   notify(notice: Calls[K]["notice"]): void;
 }
@@ -256,26 +171,38 @@ export class Queue {
   }
 }
 
-/** The worker's end: answers requests in the order in which they came. */
+/**
+ * The worker's end: answers requests in the order in which they came. A request that is given up
+ * while it waits is answered at once and never begins; only the running one is told to stop.
+ */
 export function serve(port: Port<ToWorker, ToPage>, handlers: Handlers, queue: Queue): void {
   const controllers = new Map<number, AbortController>();
   const answer = async <K extends CallName>(
     id: number,
+    session: number,
     call: K,
     payload: Calls[K]["payload"],
   ): Promise<void> => {
     const controller = new AbortController();
+    const { signal } = controller;
     controllers.set(id, controller);
-    try {
+    let hasBegun = false;
+    const givenUp = new Promise<never>((_, reject) => {
+      signal.addEventListener("abort", () => {
+        if (!hasBegun) reject(abortError("The call was given up before it began."));
+      });
+    });
+    const job = queue.run(async () => {
+      if (signal.aborted) throw abortError("The call was given up before it began.");
+      hasBegun = true;
       const handler = handlers[call];
       if (!handler) throw new DeltamemError("worker", `the worker knows no call \`${call}\``);
-      const result = await queue.run(() => {
-        if (controller.signal.aborted) throw abortError("The call was given up before it began.");
-        return handler(payload, {
-          signal: controller.signal,
-          notify: (notice) => port.postMessage({ kind: "notice", id, notice }),
-        });
-      });
+      const notify = (notice: Calls[K]["notice"]) =>
+        port.postMessage({ kind: "notice", id, notice });
+      return handler(payload, { session, signal, notify });
+    });
+    try {
+      const result = await Promise.race([job, givenUp]);
       port.postMessage({ kind: "result", id, result });
     } catch (error) {
       port.postMessage({ kind: "error", id, error: errorToWire(error) });
@@ -285,6 +212,6 @@ export function serve(port: Port<ToWorker, ToPage>, handlers: Handlers, queue: Q
   };
   port.addEventListener("message", ({ data }) => {
     if (data.kind === "cancel") controllers.get(data.id)?.abort();
-    else void answer(data.id, data.call, data.payload);
+    else void answer(data.id, data.session, data.call, data.payload);
   });
 }

@@ -1,18 +1,24 @@
 /** `session.memory`: what a person can see of a memory and do with it. */
 import { DeltamemError } from "./errors.js";
+import type { Caller } from "./messages.js";
 import type {
-  Caller,
   LedgerEntry,
   MemoryInfo,
   MemoryStates,
+  ProfileInfo,
   SessionState,
   SnapshotInfo,
-} from "./messages.js";
+} from "./protocol.js";
 
 /** The type of exported files; they are called `name.dmem`. */
 export const MEMORY_FILE_TYPE = "application/octet-stream";
-/** Largest memory file that is accepted, in bytes; docs/memory-format.md. */
-const MAX_MEMORY_FILE_BYTES = 64 * 1024 * 1024;
+/** Largest memory file that is accepted, in bytes; docs/memory-format.md, with room for a wrapping. */
+const MAX_MEMORY_FILE_BYTES = 64 * 1024 * 1024 + 1024;
+
+export interface FileOptions {
+  /** Encrypts the file, or decrypts it. */
+  passphrase?: string;
+}
 
 export class SessionMemory {
   readonly #caller: Caller;
@@ -39,7 +45,12 @@ export class SessionMemory {
     return this.#state().isPaused;
   }
 
-  /** Counts the commits of this memory; 0 = nothing is stored. */
+  /** True if what is stored is encrypted with a passphrase. */
+  get encrypted(): boolean {
+    return this.#state().isEncrypted;
+  }
+
+  /** Counts the commits of this memory, those of an ephemeral session too; 0 = none yet. */
   get generation(): number {
     return this.#state().generation;
   }
@@ -49,7 +60,7 @@ export class SessionMemory {
     return this.#state().notice;
   }
 
-  /** Norms, counters, dimensions. */
+  /** Norms, counters, dimensions, and the bytes that the last commit stored. */
   info(): Promise<MemoryInfo> {
     return this.#caller.call("memoryInfo", null);
   }
@@ -59,39 +70,63 @@ export class SessionMemory {
     return this.#caller.call("memoryStates", null);
   }
 
-  /** The memory as a `.dmem` file, the same as the native program's. */
-  async export(): Promise<Blob> {
-    const bytes = await this.#caller.call("exportMemory", null);
+  /**
+   * The memory as a `.dmem` file, the same as the native program's; with a passphrase it is
+   * encrypted, which only this package reads (docs/memory-format.md).
+   */
+  async export({ passphrase }: FileOptions = {}): Promise<Blob> {
+    const payload = { passphrase: passphrase ?? null };
+    const bytes = await this.#caller.call("exportMemory", payload);
     return new Blob([bytes as Uint8Array<ArrayBuffer>], { type: MEMORY_FILE_TYPE });
   }
 
   /** Replaces the memory by a `.dmem` file; `undo` takes it back. A file that does not fit changes nothing. */
-  async import(file: Blob): Promise<void> {
+  async import(file: Blob, { passphrase }: FileOptions = {}): Promise<void> {
     if (file.size > MAX_MEMORY_FILE_BYTES) {
       throw new DeltamemError(
         "format",
         `This file has ${file.size} bytes; a memory has at most ${MAX_MEMORY_FILE_BYTES}.`,
       );
     }
-    await this.#caller.call("importMemory", new Uint8Array(await file.arrayBuffer()));
+    const bytes = new Uint8Array(await file.arrayBuffer());
+    await this.#caller.call("importMemory", { bytes, passphrase: passphrase ?? null });
   }
 
-  /** The memories that `undo` goes back to, newest first. */
+  /** The memories that were replaced and can be had again, newest first. */
   snapshots(): Promise<SnapshotInfo[]> {
     return this.#caller.call("snapshots", null);
   }
 
-  /** The turns that are behind the memory, oldest first. */
+  /**
+   * What is behind the memory, oldest first: turns, and what else was written or replaced. The
+   * turns among them are enough to show a conversation again after a reload.
+   */
   ledger(): Promise<LedgerEntry[]> {
     return this.#caller.call("ledger", null);
   }
 
-  /** Takes the last turn or import back, out of the memory and, if it is there, out of the context. */
+  /** Takes the last change back, out of the memory and, if it is there, out of the context. */
   async undo(): Promise<void> {
     await this.#caller.call("undo", null);
   }
 
-  /** Deletes the states, snapshots and turns of this profile and empties the context. */
+  /**
+   * Puts the snapshot of this generation in the memory's place; the context stays. It is a change
+   * like any other: `undo` takes it back.
+   */
+  async restore(generation: number): Promise<void> {
+    await this.#caller.call("restore", generation);
+  }
+
+  /** Writes a text into the memory without adding it to the context. */
+  write(
+    text: string,
+    { signal }: { signal?: AbortSignal } = {},
+  ): Promise<{ tokensWritten: number }> {
+    return this.#caller.call("writeMemory", text, { signal });
+  }
+
+  /** Deletes states, snapshots, turns and keys of this profile and empties the context. */
   async forget(): Promise<void> {
     await this.#caller.call("forget", null);
   }
@@ -104,5 +139,20 @@ export class SessionMemory {
   /** Turns write again. */
   async resume(): Promise<void> {
     await this.#caller.call("setPaused", false);
+  }
+
+  /** All memories in this browser's database, of all profiles and models. */
+  profiles(): Promise<ProfileInfo[]> {
+    return this.#caller.call("profiles", null);
+  }
+
+  /** Deletes another profile with all that is in it; no passphrase is needed. `busy` if a tab uses it. */
+  async forgetProfile(profile: string): Promise<void> {
+    await this.#caller.call("forgetProfile", profile);
+  }
+
+  /** Encrypts what this profile stores, changes its passphrase, or (null) decrypts it. */
+  async setPassphrase(passphrase: string | null): Promise<void> {
+    await this.#caller.call("setPassphrase", passphrase);
   }
 }

@@ -53,6 +53,7 @@ export interface ModelTurn {
   thoughts: string;
   stopReason: StopReason;
   generatedTokens: number;
+  /** Of the whole conversation up to the reply, `prefixTokens` included. */
   promptTokens: number;
   promptSeconds: number;
   decodeSeconds: number;

@@ -1,364 +1,290 @@
 /**
- * The session inside the worker: one model, its memory in the store, and the place in the line of
- * writers. Owns the rule that the model's memory and the last commit are the same thing: a turn that
- * cannot be committed is taken out of the model again.
+ * The sessions of one worker, and which of them a request is for. Owns how they open, branch and
+ * close; what they do is in conversation.ts.
  */
-import { DeltamemError } from "./errors.js";
+import { Conversation } from "./conversation.js";
+import { DeltamemError, codeOf, reasonOf } from "./errors.js";
 import { ProfileChannel, ProfileLock } from "./lock.js";
-import { MemoryStore, type MemoryContent, type MemoryKey } from "./memory-store.js";
+import { type MemoryHome, VolatileHome, contentsOf } from "./memory-home.js";
+import { MemoryStore } from "./memory-store.js";
+import type { CallContext, Handlers, Queue } from "./messages.js";
+import { ModelHost } from "./model-host.js";
+import { ModelLoader, type WasmModule, inspectModel } from "./model-loader.js";
+import { ProfileHome } from "./profile-home.js";
 import type {
-  CallContext,
-  Handlers,
-  MemoryInfo,
-  MemoryStates,
-  Message,
+  CallName,
+  Calls,
   OpenRequest,
   Opened,
-  Queue,
+  ProfileInfo,
+  SessionEvent,
   SessionState,
-  TurnRequest,
-  TurnResult,
-} from "./messages.js";
-import { fetchModelFiles } from "./model-files.js";
-import type { LoadModel, ModelInfo, ModelMemoryInfo, ModelTurn, WebModel } from "./wasm.js";
+} from "./protocol.js";
 
-export interface WorkerSessionOptions {
+export interface SessionsOptions {
+  wasm: WasmModule;
   /** Work that no request asked for joins the requests' queue. */
   queue: Queue;
-  /** Gets the wasm module ready; `wasmUrl` is null where it lies beside the worker. */
-  prepare(wasmUrl: string | null): Promise<void>;
-  loadModel: LoadModel;
-  onState(state: SessionState): void;
+  onEvent(session: number, event: SessionEvent): void;
   /** The browser's, unless a test brings its own. */
   locks?: LockManager;
+  /** Milliseconds before each attempt to have a lost GPU again. */
+  retryDelaysMs?: readonly number[];
+  /** How long a call may go on after the GPU was lost. */
+  graceMs?: number;
 }
 
-/** Where the memory is kept; absent for an ephemeral session. */
-interface Home {
-  store: MemoryStore;
-  key: MemoryKey;
-  lock: ProfileLock;
-  channel: ProfileChannel;
-}
+/** Another tab that is about to close has this long to give a profile up. */
+const FORGET_PATIENCE_MS = 200;
 
-export class WorkerSession {
+export class WorkerSessions {
   readonly handlers: Handlers;
-  readonly #options: WorkerSessionOptions;
-  #model: WebModel | null = null;
-  #info: ModelInfo | null = null;
-  #home: Home | null = null;
-  #initialPrompts: Message[] = [];
-  #generation = 0;
-  #isPaused = false;
-  #notice: string | null = null;
+  readonly #options: SessionsOptions;
+  readonly #sessions = new Map<number, Conversation>();
+  #host: ModelHost | null = null;
 
-  constructor(options: WorkerSessionOptions) {
+  constructor(options: SessionsOptions) {
     this.#options = options;
     this.handlers = {
+      inspect: (request, { signal }) => inspectModel(options.wasm, request, signal),
       open: (request, context) => this.#open(request, context),
-      turn: (request, context) => this.#changing(() => this.#turn(request, context)),
-      newContext: () => this.#changing(() => this.#newContext()),
-      measure: async (text) => this.#loaded().measure(text),
-      memoryInfo: () => this.#memoryInfo(),
-      memoryStates: () => this.#memoryStates(),
-      exportMemory: () => this.#withMemory().exportMemory(Date.now()),
-      importMemory: (bytes) => this.#changing(() => this.#importMemory(bytes)),
-      snapshots: () => this.#snapshots(),
-      ledger: async () => (this.#home ? this.#home.store.turns(this.#home.key) : []),
-      undo: () => this.#changing(() => this.#undo()),
-      forget: () => this.#changing(() => this.#forget()),
-      setPaused: (isPaused) => this.#changing(async () => this.#setPaused(isPaused)),
+      clone: (request, context) => this.#clone(request, context),
+      close: async (_, { session }) => this.#close(session),
+      turn: this.#changing((session, request, context) => session.turn(request, context)),
+      compare: this.#changing((session, request, context) => session.compare(request, context)),
+      takeBack: this.#changing((session) => session.takeBack()),
+      append: this.#changing((session, messages, { signal }) => session.append(messages, signal)),
+      newContext: this.#changing((session) => done(session.newContext())),
+      history: this.#reading(async (session) => session.history()),
+      measure: this.#reading((session, texts) => session.measure(texts)),
+      memoryInfo: this.#reading((session) => session.memoryInfo()),
+      memoryStates: this.#reading((session) => session.memoryStates()),
+      exportMemory: this.#reading((session, { passphrase }) => session.exportMemory(passphrase)),
+      importMemory: this.#changing((session, { bytes, passphrase }) =>
+        done(session.importMemory(bytes, passphrase)),
+      ),
+      snapshots: this.#reading((session) => session.snapshots()),
+      restore: this.#changing((session, generation) => done(session.restore(generation))),
+      ledger: this.#reading((session) => session.ledger()),
+      writeMemory: this.#changing((session, text, { signal }) => session.writeMemory(text, signal)),
+      undo: this.#changing((session) => done(session.undo())),
+      forget: this.#changing((session) => done(session.forget())),
+      setPaused: this.#changing((session, isPaused) => done(session.setPaused(isPaused))),
+      setPassphrase: this.#changing((session, passphrase) =>
+        done(session.setPassphrase(passphrase)),
+      ),
+      profiles: () => listProfiles(),
+      forgetProfile: (profile) => done(this.#forgetProfile(profile)),
     };
   }
 
-  // ---- opening ------------------------------------------------------------------------------------
+  /** Ends all sessions and frees the model; the page ends a worker instead. */
+  close(): void {
+    for (const session of this.#sessions.values()) session.close();
+    this.#sessions.clear();
+    this.#host?.close();
+    this.#host = null;
+  }
 
   async #open(request: OpenRequest, context: CallContext<"open">): Promise<Opened> {
-    if (this.#model) throw new DeltamemError("worker", "this worker has a model already");
-    const [files] = await Promise.all([
-      fetchModelFiles({
-        ...request,
-        signal: context.signal,
-        onProgress: (done, total) => context.notify({ stage: "download", done, total }),
-      }),
-      this.#options.prepare(request.wasmUrl),
-    ]);
-    const first = request.initialPrompts[0];
-    const options = {
-      name: request.name,
-      weights: request.weights ?? undefined,
-      context: request.contextTokens ?? undefined,
-      thinking: request.isThinking ?? undefined,
-      system: first?.role === "system" ? first.content : undefined,
-      date: localDate(new Date()),
-    };
-    const model = await this.#options.loadModel(files, JSON.stringify(options), (done, total) =>
-      context.notify({ stage: "load", done, total }),
-    );
-    context.signal.throwIfAborted();
-    this.#model = model;
-    this.#info = JSON.parse(model.info()) as ModelInfo;
-    this.#initialPrompts = request.initialPrompts;
-    await this.#feedInitialPrompts();
-    await this.#moveIn(request, this.#info.identity);
-    return { model: this.#info, state: this.#state() };
+    if (this.#host) throw new DeltamemError("worker", "this worker has a model already");
+    let session: Conversation | null = null;
+    // Before the model, which takes longer: a wrong passphrase is told at once.
+    const place = await this.#openHome(request, () => session?.refresh());
+    const host = new ModelHost(new ModelLoader(this.#options.wasm, request), {
+      onLost: (reason) => this.#tellAll({ kind: "devicelost", reason }),
+      onRestored: () => this.#tellAll({ kind: "devicerestored" }),
+      enqueue: (job) => this.#enqueue(job),
+      ...(this.#options.retryDelaysMs && { retryDelaysMs: this.#options.retryDelaysMs }),
+      ...(this.#options.graceMs !== undefined && { graceMs: this.#options.graceMs }),
+    });
+    try {
+      const model = await host.open(context.signal, context.notify);
+      const home = this.#furnish(place, model.identity);
+      session = new Conversation({
+        host,
+        home: home.home,
+        initialPrompts: request.initialPrompts,
+        tools: request.tools,
+        notice: home.notice,
+        onState: this.#stateOf(context.session),
+        enqueue: (job) => this.#enqueue(job),
+      });
+      await session.open();
+      this.#host = host;
+      this.#sessions.set(context.session, session);
+      return { model, state: session.state(), weightsNotice: host.weightsNotice };
+    } catch (error) {
+      place.home?.close();
+      host.close();
+      throw error;
+    }
   }
 
-  async #moveIn(request: OpenRequest, identity: string | null): Promise<void> {
-    if (request.isEphemeral) return;
+  /** The profile's place in the database; an ephemeral session, or a browser that refuses, has none. */
+  async #openHome(
+    { profile, passphrase, isEphemeral }: OpenRequest,
+    onChange: () => void,
+  ): Promise<{ home: ProfileHome | null; notice: string | null }> {
+    if (isEphemeral) return { home: null, notice: null };
+    const { locks } = this.#options;
+    try {
+      const home = await ProfileHome.open({ profile, passphrase, locks, onChange });
+      return { home, notice: null };
+    } catch (error) {
+      if (!codeOf(error)?.startsWith("storage")) throw error;
+      const notice = `The memory lasts only until this page closes. ${reasonOf(error)}`;
+      return { home: null, notice };
+    }
+  }
+
+  #furnish(
+    { home, notice }: { home: ProfileHome | null; notice: string | null },
+    identity: string | null,
+  ): { home: MemoryHome | null; notice: string | null } {
     if (identity === null) {
-      this.#notice = "This model has no δ-mem adapter, so there is no memory to keep.";
-      return;
+      home?.close();
+      return {
+        home: null,
+        notice: "This model has no δ-mem adapter, so there is no memory to keep.",
+      };
     }
-    let store: MemoryStore;
-    try {
-      store = await MemoryStore.open();
-    } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error);
-      this.#notice = `The memory lasts only until this page closes. ${reason}`;
-      return;
-    }
-    const { profile } = request;
-    const lock = await ProfileLock.acquire(profile, {
-      ...(this.#options.locks && { locks: this.#options.locks }),
-      onTakeOver: () => this.#refresh(),
-    });
-    const channel = new ProfileChannel(profile, (notice) => {
-      if (notice.kind === "forgotten" || notice.identity === identity) this.#refresh();
-    });
-    this.#home = { store, key: { profile, identity }, lock, channel };
-    await this.#restoreCommitted();
+    home?.bind(identity);
+    return { home: home ?? new VolatileHome(), notice };
   }
 
-  /** Frees the model and everything held; the page ends the worker instead. */
-  close(): void {
-    this.#home?.lock.release();
-    this.#home?.channel.close();
-    this.#home?.store.close();
-    this.#model?.free();
-    this.#home = null;
-    this.#model = null;
-  }
-
-  // ---- conversation -------------------------------------------------------------------------------
-
-  async #turn(request: TurnRequest, context: CallContext<"turn">): Promise<TurnResult> {
-    const model = this.#loaded();
-    const { text, ...options } = request;
-    const isWriting = this.#canWrite();
-    const before = this.#info?.identity ? await this.#modelMemory() : null;
-    let turn: ModelTurn;
+  async #clone(
+    { session, profile, passphrase }: Calls["clone"]["payload"],
+    context: CallContext<"clone">,
+  ): Promise<SessionState> {
+    const source = this.#session(session);
+    let clone: Conversation | null = null;
+    const home =
+      profile === null
+        ? null
+        : await this.#copyHome(source, profile, passphrase, () => clone?.refresh());
     try {
-      const json = await model.turn(
-        text,
-        JSON.stringify({ ...options, write: isWriting }),
-        (kind, piece) => {
-          context.notify({ kind, text: piece });
-          return !context.signal.aborted;
-        },
-      );
-      turn = JSON.parse(json) as ModelTurn;
+      context.signal.throwIfAborted();
+      clone = await source.clone(home, this.#stateOf(context.session));
     } catch (error) {
-      await this.#restoreCommitted();
+      await home?.forget().catch(() => undefined); // a profile that nobody got is not left behind
+      home?.close();
       throw error;
     }
-    const home = this.#home;
-    if (!home || !before || !isWriting) return { turn, isCommitted: false };
-    await this.#commit(home, async () => {
-      const after = await this.#modelMemory();
-      const content = await this.#content(after);
-      return home.store.commitTurn(home.key, this.#generation, content, {
-        savedMs: content.savedMs,
-        prompt: text,
-        reply: turn.answer,
-        tokensWritten: after.counters.tokensWritten - before.counters.tokensWritten,
-        normBefore: before.norm,
-        normAfter: after.norm,
-      });
-    });
-    return { turn, isCommitted: true };
+    this.#sessions.set(context.session, clone);
+    return clone.state();
   }
 
-  async #newContext(): Promise<null> {
-    await this.#loaded().newContext();
-    await this.#feedInitialPrompts();
-    return null;
-  }
-
-  /** The model knows the system message since load; what follows it is fed as history. */
-  async #feedInitialPrompts(): Promise<void> {
-    if (this.#initialPrompts.some(({ role }) => role !== "system")) {
-      await this.#loaded().resume(JSON.stringify(this.#initialPrompts));
-    }
-  }
-
-  // ---- memory -------------------------------------------------------------------------------------
-
-  async #memoryInfo(): Promise<MemoryInfo> {
-    return { ...(await this.#modelMemory()), generation: this.#generation };
-  }
-
-  async #modelMemory(): Promise<ModelMemoryInfo> {
-    return JSON.parse(await this.#withMemory().memoryInfo(Date.now())) as ModelMemoryInfo;
-  }
-
-  async #memoryStates(): Promise<MemoryStates> {
-    const info = await this.#modelMemory();
-    const data = await this.#withMemory().memoryStates();
-    const layers = info.layers.map(({ layer }) => layer);
-    return { layers, stateHeads: info.stateHeads, rank: info.rank, data };
-  }
-
-  async #importMemory(bytes: Uint8Array): Promise<null> {
-    const model = this.#withMemory();
-    this.#requireWritable();
-    await model.importMemory(bytes);
-    const home = this.#home;
-    if (home) {
-      await this.#commit(home, async () => {
-        const content = await this.#content(await this.#modelMemory());
-        return home.store.commitMemory(home.key, this.#generation, content);
-      });
-    }
-    return null;
-  }
-
-  async #snapshots() {
-    const snapshots = this.#home ? await this.#home.store.snapshots(this.#home.key) : [];
-    return snapshots.map(({ generation, savedMs, norm }) => ({ generation, savedMs, norm }));
-  }
-
-  async #undo(): Promise<null> {
-    const model = this.#withMemory();
-    this.#requireWritable();
-    const home = this.#home;
-    const newest = home ? (await home.store.snapshots(home.key))[0] : undefined;
-    if (home && !newest) throw nothingToUndo();
-    // A turn of this context leaves the context too; an older one is only in the ring.
-    const isInContext = await model.undoTurn();
-    if (!home || !newest) {
-      if (!isInContext) throw nothingToUndo();
-      return null;
-    }
-    await this.#commit(home, async () => {
-      if (!isInContext) await this.#write(newest.bytes);
-      const content = await this.#content(await this.#modelMemory());
-      return home.store.undo(home.key, this.#generation, content);
-    });
-    return null;
-  }
-
-  /** Storage first: if the page dies in between, nothing can come back. */
-  async #forget(): Promise<null> {
-    const model = this.#withMemory();
-    this.#requireWritable();
-    await this.#home?.store.forget(this.#home.key.profile);
-    this.#generation = 0;
-    await model.forget();
-    this.#home?.channel.post({ kind: "forgotten" });
-    return this.#newContext();
-  }
-
-  #setPaused(isPaused: boolean): null {
-    this.#withMemory().setWritePaused(isPaused);
-    this.#isPaused = isPaused;
-    return null;
-  }
-
-  // ---- store and model in step --------------------------------------------------------------------
-
-  /** Makes a commit; if it fails, the model goes back to what is stored. */
-  async #commit(home: Home, make: () => Promise<number>): Promise<void> {
-    try {
-      this.#generation = await make();
-    } catch (error) {
-      await this.#restoreCommitted();
-      throw error;
-    }
-    home.channel.post({ kind: "committed", identity: home.key.identity });
-  }
-
-  async #content(info: ModelMemoryInfo): Promise<MemoryContent> {
-    const savedMs = Date.now();
-    const bytes = await this.#withMemory().exportMemory(savedMs);
-    return { bytes, savedMs, norm: info.norm };
-  }
-
-  /** Puts the stored memory, or the empty one, into the model. */
-  async #restoreCommitted(): Promise<void> {
-    if (!this.#home) return;
-    const record = await this.#home.store.read(this.#home.key);
-    await this.#write(record?.bytes ?? null);
-    this.#generation = record?.generation ?? 0;
-  }
-
-  async #write(bytes: Uint8Array | null): Promise<void> {
-    const model = this.#withMemory();
-    await (bytes ? model.importMemory(bytes) : model.forget());
-  }
-
-  /** Another tab has committed, or this one may write from now on. */
-  #refresh(): void {
-    void this.#options.queue.run(async () => {
-      try {
-        await this.#restoreCommitted();
-      } catch (error) {
-        this.#notice = `The memory could not be read again: ${String(error)}`;
-      }
-      this.#options.onState(this.#state());
-    });
-  }
-
-  async #changing<T>(job: () => Promise<T>): Promise<T> {
-    try {
-      return await job();
-    } finally {
-      if (this.#model) this.#options.onState(this.#state());
-    }
-  }
-
-  #state(): SessionState {
-    return {
-      contextUsage: this.#model?.contextUsage() ?? 0,
-      generation: this.#generation,
-      isReadOnly: !this.#canWrite(),
-      isEphemeral: this.#home === null,
-      isPaused: this.#isPaused,
-      notice: this.#notice,
-    };
-  }
-
-  #canWrite(): boolean {
-    return this.#home === null || this.#home.lock.isHeld;
-  }
-
-  #requireWritable(): void {
-    if (this.#canWrite()) return;
-    throw new DeltamemError(
-      "read_only",
-      "Another tab writes to this memory. Close it, and this tab takes over.",
-    );
-  }
-
-  #loaded(): WebModel {
-    if (!this.#model) throw new DeltamemError("worker", "no model is loaded");
-    return this.#model;
-  }
-
-  #withMemory(): WebModel {
-    if (this.#info && this.#info.identity === null) {
+  async #copyHome(
+    source: Conversation,
+    profile: string,
+    passphrase: string | null,
+    onChange: () => void,
+  ): Promise<ProfileHome> {
+    const identity = this.#host?.info.identity ?? null;
+    if (!source.home || identity === null) {
       throw new DeltamemError("no_memory", "The model was loaded without a δ-mem adapter.");
     }
-    return this.#loaded();
+    if (source.home.isEncrypted && passphrase === null) {
+      throw new DeltamemError(
+        "passphrase",
+        "This memory is encrypted; the clone's profile needs a passphrase too.",
+      );
+    }
+    const { locks } = this.#options;
+    const mustBeEmpty = true;
+    const home = await ProfileHome.open({ profile, passphrase, locks, mustBeEmpty, onChange });
+    try {
+      home.bind(identity);
+      await home.fill(await contentsOf(source.home));
+      return home;
+    } catch (error) {
+      home.close();
+      throw error;
+    }
+  }
+
+  async #close(id: number): Promise<null> {
+    this.#sessions.get(id)?.close();
+    this.#sessions.delete(id);
+    return null;
+  }
+
+  async #forgetProfile(profile: string): Promise<void> {
+    const lock = await ProfileLock.acquire(profile, {
+      ...(this.#options.locks && { locks: this.#options.locks }),
+      patienceMs: FORGET_PATIENCE_MS,
+      onTakeOver: () => undefined,
+    });
+    try {
+      if (!lock.isHeld) {
+        throw new DeltamemError("busy", `The profile "${profile}" is open; close it first.`);
+      }
+      const store = await MemoryStore.open();
+      await store.forget(profile).finally(() => store.close());
+      const channel = new ProfileChannel(profile, () => undefined);
+      channel.post({ kind: "forgotten" });
+      channel.close();
+    } finally {
+      lock.release();
+    }
+  }
+
+  #session(id: number): Conversation {
+    const session = this.#sessions.get(id);
+    if (!session) throw new DeltamemError("worker", "no model is loaded");
+    return session;
+  }
+
+  #reading<K extends CallName>(
+    job: (
+      session: Conversation,
+      payload: Calls[K]["payload"],
+      context: CallContext<K>,
+    ) => Promise<Calls[K]["result"]>,
+  ): Handlers[K] {
+    const handler = async (payload: Calls[K]["payload"], context: CallContext<K>) =>
+      job(this.#session(context.session), payload, context);
+    return handler as Handlers[K];
+  }
+
+  /** As `#reading`, and tells the page of the state after it. */
+  #changing<K extends CallName>(
+    job: (
+      session: Conversation,
+      payload: Calls[K]["payload"],
+      context: CallContext<K>,
+    ) => Promise<Calls[K]["result"]>,
+  ): Handlers[K] {
+    return this.#reading<K>(async (session, payload, context) => {
+      try {
+        return await job(session, payload, context);
+      } finally {
+        session.postState();
+      }
+    });
+  }
+
+  #stateOf(session: number): (state: SessionState) => void {
+    return (state) => this.#options.onEvent(session, { kind: "state", state });
+  }
+
+  #tellAll(event: SessionEvent): void {
+    for (const session of this.#sessions.keys()) this.#options.onEvent(session, event);
+  }
+
+  #enqueue(job: () => Promise<void>): void {
+    void this.#options.queue.run(job);
   }
 }
 
-function nothingToUndo(): DeltamemError {
-  return new DeltamemError("nothing_to_undo", "There is nothing to undo.");
+async function listProfiles(): Promise<ProfileInfo[]> {
+  const store = await MemoryStore.open();
+  return store.profiles().finally(() => store.close());
 }
 
-/** YYYY-MM-DD where the person is. */
-function localDate(date: Date): string {
-  const month = String(date.getMonth() + 1).padStart(2, "0");
-  return `${date.getFullYear()}-${month}-${String(date.getDate()).padStart(2, "0")}`;
+/** Nothing to tell but that it is done. */
+async function done(job: Promise<void>): Promise<null> {
+  await job;
+  return null;
 }

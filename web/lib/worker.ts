@@ -1,16 +1,7 @@
-/** The dedicated worker: joins the wasm module, the session and the messages of the page. */
-import init, { WebModel } from "./deltamem.js";
-import { Queue, serve, type Port, type ToPage, type ToWorker } from "./messages.js";
-import { WorkerSession } from "./worker-session.js";
+/** The dedicated worker. */
+import * as wasm from "./deltamem.js";
+import type { Port } from "./messages.js";
+import type { ToPage, ToWorker } from "./protocol.js";
+import { serveSessions } from "./worker-host.js";
 
-const port = globalThis as unknown as Port<ToWorker, ToPage>;
-const queue = new Queue();
-const session = new WorkerSession({
-  queue,
-  prepare: async (wasmUrl) => {
-    await init(wasmUrl === null ? undefined : { module_or_path: wasmUrl });
-  },
-  loadModel: (files, options, onProgress) => WebModel.load(files, options, onProgress),
-  onState: (state) => port.postMessage({ kind: "state", state }),
-});
-serve(port, session.handlers, queue);
+serveSessions(globalThis as unknown as Port<ToWorker, ToPage>, wasm);

@@ -2,18 +2,18 @@ import assert from "node:assert/strict";
 import test from "node:test";
 import { load } from "./load.mjs";
 
-const { Caller, Queue, serve } = await load("messages");
+const { Connection, Queue, serve } = await load("messages");
 const { DeltamemError, errorFromWire, errorToWire } = await load("errors");
 
 /** Both ends of a channel; `end` lets the process finish. */
 function connect(handlers) {
   const { port1, port2 } = new MessageChannel();
-  const states = [];
   serve(port2, handlers, new Queue());
-  const caller = new Caller(port1, (state) => states.push(state));
+  const connection = new Connection(port1);
+  const caller = connection.openSession(() => undefined);
   port1.start();
   port2.start();
-  return { caller, states, worker: port2, end: () => port1.close() };
+  return { connection, caller, worker: port2, end: () => port1.close() };
 }
 
 test("an answer finds its call, whatever the order in which they were made", async () => {
@@ -61,7 +61,7 @@ test("notices come before the result and stay with their call", async () => {
   end();
 });
 
-test("an abort reaches the running call, and drops a waiting one before it begins", async () => {
+test("an abort reaches the running call, and ends a waiting one at once, before it begins", async () => {
   const begun = [];
   const { caller, end } = connect({
     turn: async ({ text }, { signal }) => {
@@ -74,9 +74,9 @@ test("an abort reaches the running call, and drops a waiting one before it begin
   const running = caller.call("turn", { text: "first" }, { signal: first.signal });
   const waiting = caller.call("turn", { text: "second" }, { signal: second.signal });
   second.abort(new Error("enough"));
-  setTimeout(() => first.abort(), 10);
-  assert.equal(await running, "stopped");
   await assert.rejects(waiting, /enough/);
+  first.abort();
+  assert.equal(await running, "stopped");
   assert.deepEqual(begun, ["first"]);
   await assert.rejects(
     caller.call("turn", { text: "third" }, { signal: AbortSignal.abort() }),
@@ -85,10 +85,32 @@ test("an abort reaches the running call, and drops a waiting one before it begin
   end();
 });
 
+test("sessions share a worker: each has its number, its events, and its own end", async () => {
+  const told = [];
+  const { connection, caller, worker, end } = connect({
+    measure: async (text, { session, signal }) => {
+      if (text === "wait") await new Promise((resolve) => (signal.onabort = resolve));
+      return session;
+    },
+  });
+  const other = connection.openSession((event) => told.push(event.kind));
+  assert.deepEqual(await Promise.all([caller, other].map((each) => each.call("measure", ""))), [0, 1]);
+  const event = { kind: "devicerestored" };
+  for (const session of [0, 1]) worker.postMessage({ kind: "event", session, event });
+  const waiting = caller.call("measure", "wait");
+  assert.equal(caller.close(new Error("destroyed")), false);
+  await assert.rejects(waiting, /destroyed/);
+  await assert.rejects(caller.call("measure", ""), /destroyed/);
+  assert.equal(await other.call("measure", ""), 1); // the first one's call was cancelled
+  assert.deepEqual(told, ["devicerestored"]);
+  assert.equal(other.close(new Error("destroyed")), true);
+  end();
+});
+
 test("closing ends what is under way and all that follows", async () => {
-  const { caller, end } = connect({ measure: () => new Promise(() => {}) });
+  const { connection, caller, end } = connect({ measure: () => new Promise(() => {}) });
   const call = caller.call("measure", "a");
-  caller.close(new Error("over"));
+  connection.close(new Error("over"));
   await assert.rejects(call, /over/);
   await assert.rejects(caller.call("measure", "b"), /over/);
   end();
@@ -99,12 +121,16 @@ test("errors keep their code; what is no error becomes one", () => {
   assert.ok(error instanceof DeltamemError);
   assert.equal(error.code, "read_only");
   assert.equal(errorFromWire(errorToWire("text")).message, "text");
+  const full = new DeltamemError("quota", "full", { requested: 9, quota: 5 });
+  const { requested, quota } = errorFromWire(structuredClone(errorToWire(full)));
+  assert.deepEqual([requested, quota], [9, 5]);
   assert.equal(errorFromWire(errorToWire(new DOMException("x", "AbortError"))).name, "AbortError");
 });
 
 test("the library is imported without a browser", async () => {
   const { LanguageModel } = await load("index");
   assert.equal(await LanguageModel.availability(), "unavailable");
+  assert.equal(typeof LanguageModel.weights.list, "function");
   await assert.rejects(LanguageModel.create({ model: "https://example.org/" }), {
     code: "no_adapter",
   });

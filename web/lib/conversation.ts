@@ -1,0 +1,535 @@
+/**
+ * One session inside the worker: a context and a memory. Owns the rule that the two and the store stay
+ * in step: what cannot be committed is taken out of the model again, and what fails or is cancelled
+ * leaves nothing behind.
+ */
+import { CommittedMemory, type EntryDraft } from "./committed-memory.js";
+import { DeltamemError, reasonOf } from "./errors.js";
+import { type MemoryHome, VolatileHome, contentsOf } from "./memory-home.js";
+import type { CallContext } from "./messages.js";
+import type { Guest, ModelHost } from "./model-host.js";
+import type {
+  CompareResult,
+  LedgerEntry,
+  LedgerKind,
+  MemoryInfo,
+  MemoryStates,
+  Message,
+  SessionState,
+  SnapshotInfo,
+  ToolDescription,
+  TurnRequest,
+  TurnResult,
+} from "./protocol.js";
+import { Steps, memoryStep, questionIn } from "./steps.js";
+import { isSealedFile, openFile, sealFile } from "./vault.js";
+import type { ModelMemoryInfo, ModelTurn, PieceKind } from "./wasm.js";
+
+export interface ConversationOptions {
+  host: ModelHost;
+  /** Null for a model without δ-mem. */
+  home: MemoryHome | null;
+  /** Begins every context. */
+  initialPrompts: Message[];
+  tools: ToolDescription[];
+  /** Why nothing is kept, if that was not asked for. */
+  notice: string | null;
+  onState(state: SessionState): void;
+  /** Runs a job after what is under way. */
+  enqueue(job: () => Promise<void>): void;
+}
+
+/** A context with its size, as the model had it after a finished call. */
+interface Context {
+  messages: Message[];
+  /** Tokens. */
+  usage: number;
+}
+
+export class Conversation implements Guest {
+  readonly #options: ConversationOptions;
+  readonly #host: ModelHost;
+  readonly #memory: CommittedMemory | null;
+  /** JSON; what `tools` goes back to after a call that brought its own. */
+  readonly #ownTools: string;
+  tools: string;
+  /** What a lost device is refilled with. */
+  #context: Context;
+  #steps = new Steps();
+  #isPaused = false;
+  #isThinking: boolean | null = null;
+  #notice: string | null;
+  /** Another tab has committed while another session was in the model. */
+  #isStale = false;
+  #isClosed = false;
+
+  constructor(options: ConversationOptions, generation = 0) {
+    this.#options = options;
+    this.#host = options.host;
+    this.#memory = options.home && new CommittedMemory(options.host, options.home, generation);
+    this.#ownTools = JSON.stringify(options.tools);
+    this.tools = this.#ownTools;
+    this.#context = { messages: options.initialPrompts, usage: 0 };
+    this.#notice = options.notice;
+  }
+
+  /** Puts the initial prompts and the stored memory into the model. */
+  async open(): Promise<void> {
+    await this.#host.use(this);
+    this.#context = this.#contextNow();
+  }
+
+  /** A second conversation that begins where this one is; without a home it is forgotten when it ends. */
+  async clone(
+    home: MemoryHome | null,
+    onState: (state: SessionState) => void,
+  ): Promise<Conversation> {
+    await this.#use();
+    const source = this.home;
+    const place = source && (home ?? new VolatileHome(await contentsOf(source)));
+    const clone = new Conversation(
+      { ...this.#options, home: place, notice: null, onState },
+      this.#memory?.generation,
+    );
+    clone.tools = this.tools;
+    clone.#context = this.#context;
+    clone.#steps = this.#steps.copy();
+    clone.#isPaused = this.#isPaused;
+    clone.#isThinking = this.#isThinking;
+    await this.#host.branch(this, clone);
+    return clone;
+  }
+
+  /** Leaves the model and the profile. */
+  close(): void {
+    this.#isClosed = true;
+    this.#host.dismiss(this);
+    this.home?.close();
+  }
+
+  get home(): MemoryHome | null {
+    return this.#memory?.home ?? null;
+  }
+
+  get isPaused(): boolean {
+    return this.#isPaused;
+  }
+
+  async refill(): Promise<void> {
+    await this.#memory?.restore();
+    await this.#fill(this.#context.messages);
+  }
+
+  // ---- conversation -------------------------------------------------------------------------------
+
+  async turn(request: TurnRequest, { signal, notify }: CallContext<"turn">): Promise<TurnResult> {
+    await this.#use();
+    const tools = request.tools ? JSON.stringify(request.tools) : this.#ownTools;
+    this.#host.setTools(this, tools);
+    const isWriting = this.#canWrite() && request.settings.write !== false;
+    const before = await this.#memoryBefore();
+    const turn = await this.#reversibly(before, () =>
+      this.#answer(request, isWriting, signal, (kind, text) => notify({ kind, text })),
+    );
+    this.#isThinking = request.settings.thinking ?? this.#isThinking;
+    const context = this.#contextNow();
+    const question = questionIn(request.messages);
+    if (turn.rollback) this.#steps.clear();
+    this.#steps.evict(turn.evictedMessages);
+    this.#steps.push({
+      kind: "turn",
+      question,
+      messagesBefore: context.messages.length - 1 - question.length,
+      generation: null,
+      isRolledBack: turn.rollback !== null,
+    });
+    const isCommitted = await this.#commitStep(isWriting, before, context, {
+      kind: "turn",
+      prompt: textOf(question),
+      promptRole: question.at(-1)?.role ?? "user",
+      reply: turn.answer,
+      thoughts: turn.thoughts,
+      toolCalls: turn.toolCalls,
+    });
+    return { turn, isCommitted };
+  }
+
+  async append(messages: Message[], signal: AbortSignal): Promise<{ evictedMessages: number }> {
+    await this.#use();
+    const isWriting = this.#canWrite();
+    const before = await this.#memoryBefore();
+    const options = JSON.stringify({ write: isWriting });
+    const json = await this.#reversibly(before, () =>
+      this.#host.call((model) => model.append(JSON.stringify(messages), options), signal),
+    );
+    const { evictedMessages } = JSON.parse(json) as { evictedMessages: number };
+    const context = this.#contextNow();
+    this.#steps.evict(evictedMessages);
+    this.#steps.push({
+      kind: "append",
+      question: messages,
+      messagesBefore: context.messages.length - messages.length,
+      generation: null,
+      isRolledBack: false,
+    });
+    await this.#commitStep(isWriting, before, context, {
+      kind: "append",
+      prompt: textOf(messages),
+      promptRole: messages.at(-1)?.role ?? "user",
+    });
+    return { evictedMessages };
+  }
+
+  /**
+   * The same turn with and without the memory, on copies of the conversation. Without means: an empty
+   * memory, and a context that was read with it empty.
+   */
+  async compare(
+    request: TurnRequest,
+    { signal, notify }: CallContext<"compare">,
+  ): Promise<CompareResult> {
+    await this.#use();
+    this.#host.setTools(this, this.#ownTools);
+    const seed = request.settings.seed ?? Math.floor(Math.random() * 2 ** 32);
+    const seeded = { ...request, settings: { ...request.settings, seed } };
+    // Each side spoils the conversation in the model; whatever happens, the next call gets the copy.
+    await this.#host.setAside(this);
+    const on = await this.#answer(seeded, this.#canWrite(), signal, (kind, text) =>
+      notify({ side: "on", kind, text }),
+    );
+    await this.#host.use(this);
+    await this.#host.setAside(this);
+    await this.#memory?.put(null);
+    await this.#fill(this.#context.messages);
+    const off = await this.#answer(seeded, false, signal, (kind, text) =>
+      notify({ side: "off", kind, text }),
+    );
+    await this.#host.use(this);
+    return { on, off };
+  }
+
+  /** The last question is taken back with all that followed it: the reply, and tools' results. */
+  async takeBack(): Promise<Message[]> {
+    await this.#use();
+    const steps = this.#steps.sinceLastQuestion();
+    if (!steps) {
+      throw new DeltamemError(
+        "nothing_to_undo",
+        "The last thing in this context is no reply that could be given again.",
+      );
+    }
+    if (steps.some(({ generation }) => generation !== null)) this.#requireWritable();
+    for (const _ of steps) await this.#undoStep();
+    return steps[0]?.question ?? [];
+  }
+
+  async newContext(): Promise<void> {
+    await this.#use();
+    this.#host.setTools(this, this.#ownTools);
+    await this.#fill(this.#options.initialPrompts);
+    this.#steps.clear();
+    this.#context = this.#contextNow();
+  }
+
+  history(): Message[] {
+    return this.#context.messages;
+  }
+
+  async measure(texts: string[]): Promise<number> {
+    await this.#use();
+    return texts.reduce((sum, text) => sum + this.#host.model.measure(text), 0);
+  }
+
+  // ---- memory -------------------------------------------------------------------------------------
+
+  async memoryInfo(): Promise<MemoryInfo> {
+    const memory = await this.#useMemory();
+    const { generation, home } = memory;
+    return { ...(await memory.info()), generation, lastCommitBytes: home.lastCommitBytes };
+  }
+
+  async memoryStates(): Promise<MemoryStates> {
+    const { layers, stateHeads, rank } = await (await this.#useMemory()).info();
+    const data = await this.#host.call((model) => model.memoryStates());
+    return { layers: layers.map(({ layer }) => layer), stateHeads, rank, data };
+  }
+
+  async exportMemory(passphrase: string | null): Promise<Uint8Array> {
+    await this.#useMemory();
+    const file = await this.#host.call((model) => model.exportMemory(Date.now()));
+    return passphrase === null ? file : sealFile(file, passphrase);
+  }
+
+  async importMemory(bytes: Uint8Array, passphrase: string | null): Promise<void> {
+    const memory = await this.#useMemory();
+    this.#requireWritable();
+    if (isSealedFile(bytes) && passphrase === null) {
+      throw new DeltamemError("passphrase", "This file is encrypted and needs its passphrase.");
+    }
+    const file = isSealedFile(bytes) ? await openFile(bytes, passphrase ?? "") : bytes;
+    await this.#replace(memory, "import", file);
+  }
+
+  async snapshots(): Promise<SnapshotInfo[]> {
+    const snapshots = (await this.home?.snapshots()) ?? [];
+    return snapshots.map(({ generation, savedMs, norm }) => ({ generation, savedMs, norm }));
+  }
+
+  async ledger(): Promise<LedgerEntry[]> {
+    return (await this.home?.ledger()) ?? [];
+  }
+
+  async restore(generation: number): Promise<void> {
+    const memory = await this.#useMemory();
+    this.#requireWritable();
+    const snapshots = await memory.home.snapshots();
+    const wanted = snapshots.find((snapshot) => snapshot.generation === generation);
+    if (!wanted) {
+      throw new DeltamemError("no_snapshot", `There is no snapshot of generation ${generation}.`);
+    }
+    await this.#replace(memory, "restore", wanted.bytes);
+  }
+
+  async writeMemory(text: string, signal: AbortSignal): Promise<{ tokensWritten: number }> {
+    const memory = await this.#useMemory();
+    this.#requireWritable();
+    if (this.#isPaused) {
+      throw new DeltamemError("read_only", "Writing is paused. Resume it first.");
+    }
+    const before = await memory.info();
+    const json = await this.#reversibly(before, () =>
+      this.#host.call((model) => model.write(text), signal),
+    );
+    this.#steps.push(memoryStep());
+    await this.#commitStep(true, before, this.#contextNow(), { kind: "write", prompt: text });
+    return JSON.parse(json) as { tokensWritten: number };
+  }
+
+  async undo(): Promise<void> {
+    const memory = await this.#useMemory();
+    this.#requireWritable();
+    if (this.#steps.last) return this.#undoStep();
+    const newest = (await memory.home.snapshots())[0];
+    if (!newest) throw nothingToUndo();
+    await memory.undo(newest, false);
+  }
+
+  async forget(): Promise<void> {
+    const memory = await this.#useMemory();
+    this.#requireWritable();
+    await memory.forget();
+    await this.newContext();
+  }
+
+  async setPaused(isPaused: boolean): Promise<void> {
+    await this.#useMemory();
+    this.#isPaused = isPaused;
+    this.#host.model.setWritePaused(isPaused);
+  }
+
+  async setPassphrase(passphrase: string | null): Promise<void> {
+    await (await this.#useMemory()).home.setPassphrase(passphrase);
+  }
+
+  // ---- what the page is told ----------------------------------------------------------------------
+
+  /** Another tab has committed, or this one may write from now on. */
+  refresh(): void {
+    this.#options.enqueue(async () => {
+      const memory = this.#memory;
+      if (this.#isClosed || !memory) return;
+      try {
+        if (this.#host.isActive(this)) await memory.restore();
+        else {
+          this.#isStale = true;
+          await memory.refreshGeneration();
+        }
+        this.#notice = this.#options.notice;
+      } catch (error) {
+        this.#isStale = true;
+        this.#notice = `The memory could not be read again. ${reasonOf(error)}`;
+      }
+      this.postState();
+    });
+  }
+
+  postState(): void {
+    if (!this.#isClosed) this.#options.onState(this.state());
+  }
+
+  state(): SessionState {
+    return {
+      contextUsage: this.#context.usage,
+      generation: this.#memory?.generation ?? 0,
+      isReadOnly: !this.#canWrite(),
+      isEphemeral: !(this.home?.isDurable ?? false),
+      isPaused: this.#isPaused,
+      isEncrypted: this.home?.isEncrypted ?? false,
+      notice: this.#notice,
+    };
+  }
+
+  // ---- model and store in step --------------------------------------------------------------------
+
+  async #use(): Promise<void> {
+    await this.#host.use(this);
+    if (!this.#isStale) return;
+    await this.#memory?.restore();
+    this.#isStale = false;
+  }
+
+  async #useMemory(): Promise<CommittedMemory> {
+    if (!this.#memory) {
+      throw new DeltamemError("no_memory", "The model was loaded without a δ-mem adapter.");
+    }
+    await this.#use();
+    return this.#memory;
+  }
+
+  async #answer(
+    { messages, isHistory, settings }: TurnRequest,
+    isWriting: boolean,
+    signal: AbortSignal,
+    onPiece: (kind: PieceKind, text: string) => void,
+  ): Promise<ModelTurn> {
+    const thinking = settings.thinking ?? this.#isThinking ?? undefined;
+    const options = JSON.stringify({ ...settings, thinking, write: isWriting });
+    const input = JSON.stringify(messages);
+    const hear = (kind: PieceKind, text: string) => {
+      onPiece(kind, text);
+      return !signal.aborted;
+    };
+    const json = await this.#host.call(
+      (model) =>
+        isHistory ? model.turnFrom(input, options, hear) : model.turn(input, options, hear),
+      signal,
+    );
+    return JSON.parse(json) as ModelTurn;
+  }
+
+  async #memoryBefore(): Promise<ModelMemoryInfo | null> {
+    return (await this.#memory?.info()) ?? null;
+  }
+
+  /** Runs a change; if it fails, context and memory are again what they were. */
+  async #reversibly<T>(before: ModelMemoryInfo | null, change: () => Promise<T>): Promise<T> {
+    try {
+      return await change();
+    } catch (error) {
+      // The model takes back what it can. After the loss of the device it is refilled anyway.
+      if (this.#host.isActive(this)) {
+        if (before) await this.#memory?.restoreUnless(before);
+        const { messages } = this.#context;
+        if (this.#host.messages().length !== messages.length) await this.#fill(messages);
+      }
+      throw error;
+    }
+  }
+
+  /** Commits the newest step if it wrote; if that fails, it is taken back. True if it is stored. */
+  async #commitStep(
+    isWriting: boolean,
+    before: ModelMemoryInfo | null,
+    context: Context,
+    draft: EntryDraft,
+  ): Promise<boolean> {
+    const [memory, step] = [this.#memory, this.#steps.last];
+    const isCommitting = memory && before && step && isWriting && !this.#isPaused;
+    if (isCommitting) {
+      try {
+        step.generation = await memory.commit(before, draft);
+      } catch (error) {
+        if (this.#host.isActive(this)) {
+          await this.#leaveContext();
+          await memory.restore();
+        } else {
+          this.#steps.pop();
+        }
+        throw error;
+      }
+    }
+    this.#context = context;
+    return Boolean(isCommitting && memory.home.isDurable);
+  }
+
+  /** Puts another memory in the place of the present one, and commits that. */
+  async #replace(
+    memory: CommittedMemory,
+    kind: LedgerKind,
+    bytes: Uint8Array | null,
+  ): Promise<void> {
+    const before = await memory.info();
+    await this.#reversibly(before, () => memory.put(bytes));
+    this.#steps.push(memoryStep());
+    await this.#commitStep(true, before, this.#contextNow(), { kind });
+  }
+
+  /** Takes the newest step back: out of the context if it is there, and out of the store if it was committed. */
+  async #undoStep(): Promise<void> {
+    const [memory, step] = [this.#memory, this.#steps.last];
+    if (!step) throw nothingToUndo();
+    if (memory && step.generation !== null) {
+      const newest = (await memory.home.snapshots())[0];
+      if (!newest) throw nothingToUndo();
+      if (newest.replacedBy === step.generation) {
+        const isMemoryBack = await this.#leaveContext();
+        this.#context = this.#contextNow();
+        await memory.undo(newest, isMemoryBack);
+      } else {
+        // Another tab wrote since: the steps of this context are not the newest changes any more.
+        this.#steps.clear();
+        await memory.undo(newest, false);
+      }
+    } else {
+      await this.#leaveContext();
+      this.#context = this.#contextNow();
+    }
+  }
+
+  /** Takes the newest step out of the context; true if the model took its memory back with it. */
+  async #leaveContext(): Promise<boolean> {
+    const step = this.#steps.pop();
+    if (!step || step.messagesBefore === null) return false;
+    const messages = this.#host.messages().slice(0, step.messagesBefore);
+    const isUndone = !step.isRolledBack && (await this.#host.call((model) => model.undoTurn()));
+    if (isUndone && this.#host.messages().length === messages.length) return true;
+    await this.#fill(messages);
+    return false;
+  }
+
+  /** Makes these messages the context; they are read, not written. */
+  async #fill(messages: Message[]): Promise<void> {
+    const systemOf = (of: Message[]) => of.filter(({ role }) => role === "system");
+    // The model keeps a system message by itself, and need not read it alone.
+    const isSystemOnly = messages.every(({ role }) => role === "system");
+    if (isSystemOnly && JSON.stringify(systemOf(this.#host.messages())) === JSON.stringify(messages)) {
+      await this.#host.call((model) => model.newContext());
+    } else {
+      await this.#host.call((model) => model.resume(JSON.stringify(messages)));
+    }
+  }
+
+  #contextNow(): Context {
+    return { messages: this.#host.messages(), usage: this.#host.model.contextUsage() };
+  }
+
+  #canWrite(): boolean {
+    return this.home?.isWritable ?? true;
+  }
+
+  #requireWritable(): void {
+    if (this.#canWrite()) return;
+    throw new DeltamemError(
+      "read_only",
+      "Another tab writes to this memory. Close it, and this tab takes over.",
+    );
+  }
+}
+
+function textOf(messages: Message[]): string {
+  return messages.map(({ content }) => content).join("\n\n");
+}
+
+function nothingToUndo(): DeltamemError {
+  return new DeltamemError("nothing_to_undo", "There is nothing to undo.");
+}

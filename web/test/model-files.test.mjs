@@ -1,0 +1,578 @@
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import test, { after, before, beforeEach } from "node:test";
+import { FakeDisk } from "./fake-opfs.mjs";
+import { load } from "./load.mjs";
+import { ModelServer, modelFiles, noise, send, sha256 } from "./model-server.mjs";
+
+const { openModelFiles, probeModel } = await load("model-files");
+const { WeightStore } = await load("weight-store");
+
+const PIECE = 8 << 20;
+/** Three pieces, the last one short and odd. */
+const WEIGHTS = noise(2 * PIECE + 12_345);
+
+class Hash {
+  #hash = createHash("sha256");
+  update(bytes) {
+    this.#hash.update(bytes);
+  }
+  digest() {
+    return this.#hash.digest("hex");
+  }
+  free() {}
+}
+
+let server;
+let disk;
+before(async () => (server = await new ModelServer().listen()));
+after(() => server.close());
+beforeEach(() => {
+  server.files.clear();
+  server.etags.clear();
+  Object.assign(server, { hasRanges: true, hasEtags: true, headers: {}, rule: () => false });
+  server.forget();
+  disk = new FakeDisk();
+  disk.install();
+});
+
+/** Opens a model; `told` gets its progress. */
+function open(modelUrl, options = {}) {
+  const { told = [], ...rest } = options;
+  return openModelFiles({
+    modelUrl,
+    adapterUrl: null,
+    store: "opfs",
+    sha256: {},
+    signal: new AbortController().signal,
+    onProgress: (done, total) => told.push([done, total]),
+    hash: () => new Hash(),
+    backoffMs: 1,
+    ...rest,
+  });
+}
+
+const store = () => WeightStore.open(() => new Hash());
+
+function bytesOf(file) {
+  if (file instanceof Uint8Array) return Buffer.from(file);
+  const bytes = Buffer.alloc(file.size);
+  for (let at = 0; at < bytes.length; ) at += file.read(bytes.subarray(at, at + 100_000), at);
+  return bytes;
+}
+
+/** Opens, compares every byte with the server's, and closes. */
+async function openAndCompare(modelUrl, options = {}) {
+  const opened = await open(modelUrl, options);
+  try {
+    const folder = new URL(modelUrl).pathname.slice(1);
+    for (const [name, file] of opened.files) {
+      const expected = server.files.get(folder + name);
+      assert.ok(bytesOf(file).equals(expected), `${name} is not as the server has it`);
+    }
+    return [...opened.files.keys()].sort();
+  } finally {
+    opened.close();
+  }
+}
+
+async function failure(promise) {
+  return promise.then(
+    () => assert.fail("it should have failed"),
+    (error) => error,
+  );
+}
+
+async function until(condition) {
+  for (let tries = 0; tries < 500; tries += 1) {
+    if (await condition()) return;
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  assert.fail("it never came");
+}
+
+/** Of the one large file that is on its way. */
+const journal = () =>
+  [...disk.folder("parts")]
+    .filter(([name]) => name.endsWith("journal"))
+    .map(([, file]) => file)
+    .find(({ bytes }) => Buffer.from(bytes).includes("model.safetensors"));
+const finishedPieces = () => Buffer.from(journal()?.bytes ?? []).toString().split("\n").length - 2;
+
+test("a model is fetched once, named by its content and read from the disk afterwards", async () => {
+  const url = server.add("once", {
+    ...modelFiles(WEIGHTS),
+    "chat_template.jinja": Buffer.from("{{ messages }}"),
+    "delta_mem_config.json": Buffer.from("{}"),
+    "delta_mem_adapter.pt": noise(1000),
+  });
+  const told = [];
+  const opened = await open(url, { told });
+  assert.equal(opened.notice, null);
+  assert.ok(opened.files.get("config.json") instanceof Uint8Array);
+  assert.equal(opened.files.get("model.safetensors").size, WEIGHTS.length);
+  assert.ok(bytesOf(opened.files.get("model.safetensors")).equals(WEIGHTS));
+  opened.close();
+  const [first, last] = [told[0], told.at(-1)];
+  assert.equal(first[0], 0);
+  assert.equal(last[0], last[1]);
+  assert.ok(last[1] > WEIGHTS.length);
+  assert.ok(told.every(([done], i) => i === 0 || done >= told[i - 1][0]), "it never goes back");
+  assert.ok(disk.folder("blobs").has(sha256(WEIGHTS)));
+  assert.equal(disk.folder("parts").size, 0);
+
+  server.forget();
+  assert.equal((await openAndCompare(url)).length, 6);
+  assert.ok(server.sent() < 10, "only the question whether it is still the newest");
+  const [model] = await (await store()).list();
+  assert.deepEqual([model.url, model.name, model.isComplete], [url, "once", true]);
+  assert.equal(model.files.find(({ name }) => name === "model.safetensors").bytes, WEIGHTS.length);
+});
+
+test("a complete model starts without the network, and a pinned one does not even ask", async () => {
+  const url = server.add("offline", modelFiles(noise(1000)));
+  const pinned = server.add(`pinned/resolve/${"a1".repeat(20)}`, modelFiles(noise(1000)));
+  await openAndCompare(url);
+  await openAndCompare(pinned);
+  server.forget();
+  await openAndCompare(pinned);
+  assert.equal(server.requests.length, 0);
+  server.rule = ({ response }) => response.destroy();
+  await openAndCompare(url);
+  server.rule = ({ response }) => response.writeHead(503).end();
+  await openAndCompare(url);
+  assert.equal((await (await store()).list())[1].name, "pinned");
+});
+
+test("what changed on the server comes anew, and only that", async () => {
+  const url = server.add("changed", modelFiles(WEIGHTS));
+  await openAndCompare(url);
+  server.files.set("changed/config.json", Buffer.from('{"model_type":"qwen3"}'));
+  server.forget();
+  await openAndCompare(url);
+  assert.ok(server.sent("safetensors") < 10);
+  assert.equal(disk.folder("blobs").size, 3, "the old file is gone");
+});
+
+test("a download that was killed goes on inside the file", async () => {
+  const url = server.add("killed", modelFiles(WEIGHTS));
+  // the second piece never ends
+  server.rule = ({ path, from, body, response, status, record }) => {
+    if (!path.endsWith("safetensors") || from !== PIECE) return false;
+    response.writeHead(status, { "content-length": body.length });
+    record.sent += 1000;
+    response.write(body.subarray(0, 1000));
+    return true;
+  };
+  const controller = new AbortController();
+  const killed = failure(open(url, { signal: controller.signal }));
+  await until(() => finishedPieces() === 2);
+  disk.crash();
+  controller.abort();
+  assert.equal((await killed).name, "AbortError");
+
+  const [part] = await (await store()).list();
+  assert.equal(part.isComplete, false);
+  assert.ok(part.bytes >= 2 * PIECE, `${part.bytes} bytes are there`);
+  const probed = await probeModel({ modelUrl: url, adapterUrl: null });
+  assert.equal(probed.state, "partial");
+  assert.ok(probed.downloadBytes <= PIECE);
+
+  server.rule = () => false;
+  server.forget();
+  // a crash may leave a line that was cut off
+  journal().bytes = Buffer.concat([journal().bytes, Buffer.from("1")]);
+  await openAndCompare(url);
+  const ranges = server.requests.filter(({ path, to }) => path.endsWith("safetensors") && to > 1);
+  assert.deepEqual(ranges.map(({ from, to }) => [from, to]), [[PIECE, 2 * PIECE]]);
+});
+
+test("bytes that were not on the disk when it crashed are fetched again", async () => {
+  const url = server.add("unflushed", modelFiles(WEIGHTS));
+  const controller = new AbortController();
+  let nPieces = 0;
+  server.rule = ({ path, to }) => path.endsWith("safetensors") && to > 1 && ++nPieces > 2;
+  const killed = failure(open(url, { signal: controller.signal }));
+  const parts = () => [...disk.folder("parts")];
+  await until(() => parts().some(([name, { bytes }]) => name.endsWith("journal") && bytes.length > 0));
+  await until(() => nPieces > 2);
+  // the journal survives, the bytes do not
+  const data = parts().find(([name]) => name.endsWith("data"))[1];
+  data.durable = new Uint8Array();
+  disk.crash();
+  controller.abort();
+  await killed;
+  server.rule = () => false;
+  await openAndCompare(url);
+});
+
+test("a part of another version is not gone on with", async () => {
+  const url = server.add("replaced", modelFiles(WEIGHTS));
+  const controller = new AbortController();
+  server.rule = ({ path, from }) => path.endsWith("safetensors") && from === PIECE;
+  const killed = failure(open(url, { signal: controller.signal }));
+  await until(() => server.sent("safetensors") > PIECE);
+  controller.abort();
+  await killed;
+  server.rule = () => false;
+  server.files.set("replaced/model.safetensors", noise(WEIGHTS.length, 7));
+  await openAndCompare(url);
+});
+
+test("a file that changes while it comes begins again", async () => {
+  const url = server.add("moving", modelFiles(WEIGHTS));
+  let isChanged = false;
+  server.rule = ({ path, from, to }) => {
+    if (path.endsWith("safetensors") && to > 1 && from >= PIECE && !isChanged) {
+      isChanged = true;
+      server.files.set(path, noise(WEIGHTS.length, 9));
+      server.etags.set(path, '"another"');
+      return false; // still the old bytes, under the old name
+    }
+    return false;
+  };
+  const told = [];
+  await openAndCompare(url, { told });
+  assert.ok(isChanged);
+  assert.ok(told.every(([done, total]) => done <= total));
+});
+
+test("broken connections, busy servers and waits that are asked for", async () => {
+  const url = server.add("flaky", modelFiles(WEIGHTS));
+  const times = [];
+  let n = 0;
+  server.rule = ({ path, to, body, status, response, record }) => {
+    if (!path.endsWith("safetensors") || to <= 1) return false;
+    n += 1;
+    if (n === 1) {
+      response.writeHead(429, { "retry-after": "1" }).end();
+      times.push(Date.now());
+      return true;
+    }
+    if (n === 2) return void response.writeHead(503).end() ?? true;
+    if (n % 2 === 1 && n < 12) {
+      // truncated in the middle of what was announced
+      response.writeHead(status, { "content-length": body.length });
+      record.sent += 100_000;
+      response.write(body.subarray(0, 100_000), () => response.destroy());
+      return true;
+    }
+    times.push(Date.now());
+    return false;
+  };
+  const began = Date.now();
+  await openAndCompare(url);
+  assert.ok(Date.now() - began >= 1000, "Retry-After was heard");
+  assert.ok(server.sent("safetensors") < WEIGHTS.length + 200_000, "it goes on where it broke off");
+});
+
+test("a server that keeps failing is named, with its status", async () => {
+  const url = server.add("broken", modelFiles(WEIGHTS));
+  server.rule = ({ path, response }) =>
+    path.endsWith("safetensors") && (response.writeHead(503).end(), true);
+  const error = await failure(open(url));
+  assert.equal(error.code, "network");
+  assert.equal(error.status, 503);
+  assert.equal(error.url, `${url}model.safetensors`);
+  server.rule = ({ path, response }) =>
+    path.endsWith("tokenizer.json") && (response.writeHead(403).end(), true);
+  assert.match((await failure(open(url))).message, /tokenizer\.json answered 403/);
+  server.rule = () => false;
+  server.files.delete("broken/config.json");
+  assert.match((await failure(open(url))).message, /config\.json answered 404/);
+  server.add("broken", modelFiles(WEIGHTS));
+  server.files.delete("broken/model.safetensors");
+  assert.match((await failure(open(url))).message, /has neither model\.safetensors nor/);
+  const nobody = await failure(open("http://localhost:1/"));
+  assert.equal(nobody.code, "network");
+  assert.equal(nobody.status, null);
+});
+
+test("wrong bytes are refused, deleted, and do not block the next attempt", async () => {
+  const url = server.add("wrong", modelFiles(WEIGHTS));
+  const right = { "model.safetensors": sha256(WEIGHTS) };
+  const spoilt = Buffer.from(WEIGHTS);
+  spoilt[PIECE + 5] ^= 1;
+  server.files.set("wrong/model.safetensors", spoilt);
+  for (const store of ["opfs", "none"]) {
+    const error = await failure(open(url, { sha256: right, store }));
+    assert.equal(error.code, "integrity");
+    assert.match(error.message, new RegExp(right["model.safetensors"]));
+  }
+  assert.equal(disk.folder("parts").size, 0);
+  assert.ok(![...disk.folder("blobs").keys()].includes(sha256(spoilt)));
+  server.files.set("wrong/model.safetensors", WEIGHTS);
+  await openAndCompare(url, { sha256: right });
+  // a stored copy that is not what the caller expects is not used either
+  const other = { "model.safetensors": sha256(spoilt) };
+  assert.equal((await failure(open(url, { sha256: other }))).code, "integrity");
+});
+
+test("the hash that a hub promises is checked", async () => {
+  const url = server.add("hub", modelFiles(noise(1000)));
+  const digest = sha256(noise(1000));
+  server.etags.set("hub/model.safetensors", `"${digest}"`);
+  await openAndCompare(url);
+  const other = server.add("liar", modelFiles(noise(1000)));
+  server.etags.set("liar/model.safetensors", `"${"0".repeat(64)}"`);
+  assert.equal((await failure(open(other))).code, "integrity");
+});
+
+test("the same content from elsewhere is not fetched again", async () => {
+  const digest = { "model.safetensors": sha256(WEIGHTS) };
+  const [first, second] = ["here", "there"].map((name) => server.add(name, modelFiles(WEIGHTS)));
+  await openAndCompare(first, { sha256: digest });
+  server.forget();
+  await openAndCompare(second, { sha256: digest });
+  assert.ok(server.sent("safetensors") < 10);
+  assert.equal(disk.folder("blobs").size, 3);
+  await (await store()).remove(first);
+  assert.equal(disk.folder("blobs").size, 3, "the other model still needs them");
+  await openAndCompare(second);
+  await (await store()).remove(second);
+  assert.equal(disk.folder("blobs").size, 0);
+  assert.equal(disk.usage(), 0);
+});
+
+test("servers without ranges, without lengths, without names for versions, with redirects", async () => {
+  const url = server.add("plain", modelFiles(noise(300_000)));
+  server.hasRanges = false;
+  await openAndCompare(url);
+  assert.equal((await (await store()).list())[0].isComplete, true);
+
+  server.hasEtags = false;
+  const unnamed = server.add("unnamed", modelFiles(noise(200_000)));
+  server.rule = ({ response, body, record }) => {
+    response.writeHead(200); // chunked: no length
+    return send(response, body, record).then(() => true);
+  };
+  const told = [];
+  await openAndCompare(unnamed, { told });
+  assert.deepEqual(told.at(-1)[0], told.at(-1)[1]);
+
+  Object.assign(server, { hasRanges: true, hasEtags: true });
+  const real = server.add("real", modelFiles(WEIGHTS));
+  server.add("moved", modelFiles(WEIGHTS));
+  server.rule = ({ path, response }) => {
+    if (!path.startsWith("moved/")) return false;
+    response.writeHead(302, { location: `${real}${path.slice("moved/".length)}` }).end();
+    return true;
+  };
+  await openAndCompare(`${server.url}moved/`);
+});
+
+test("empty files and half-way ends of a stream without ranges", async () => {
+  const files = { ...modelFiles(noise(100_000)), "chat_template.jinja": Buffer.alloc(0) };
+  const url = server.add("empty", files);
+  assert.ok((await openAndCompare(url)).includes("chat_template.jinja"));
+  const plain = server.add("cut", modelFiles(noise(400_000)));
+  server.hasRanges = false;
+  let n = 0;
+  server.rule = ({ path, response, body }) => {
+    // the first question, then a stream that ends early
+    if (!path.endsWith("safetensors") || ++n > 2) return false;
+    response.writeHead(200, { "content-length": body.length });
+    response.write(body.subarray(0, 50_000), () => response.destroy());
+    return true;
+  };
+  await openAndCompare(plain);
+  assert.equal(n, 3);
+});
+
+test("shards come under their names, and an index may not point elsewhere", async () => {
+  const { "model.safetensors": _, ...small } = modelFiles(noise(1));
+  const index = (names) =>
+    Buffer.from(JSON.stringify({ weight_map: Object.fromEntries(names.map((n, i) => [`t${i}`, n])) }));
+  const names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+  const url = server.add("shards", {
+    ...small,
+    "model.safetensors.index.json": index([...names, names[0]]),
+    [names[0]]: noise(500_000, 2),
+    [names[1]]: noise(500_000, 3),
+  });
+  const found = await openAndCompare(url);
+  assert.deepEqual(found.filter((name) => name.startsWith("model")), [
+    ...names,
+    "model.safetensors.index.json",
+  ]);
+  for (const bad of ["../secret.safetensors", "a/b.safetensors", "https://x.test/a.safetensors", 7]) {
+    server.files.set("shards/model.safetensors.index.json", index([bad]));
+    disk = new FakeDisk();
+    disk.install();
+    assert.equal((await failure(open(url))).code, "format", String(bad));
+  }
+  server.files.set("shards/model.safetensors.index.json", Buffer.from("{"));
+  assert.equal((await failure(open(url))).code, "format");
+});
+
+test("an adapter from elsewhere is stored under its own address", async () => {
+  const model = server.add("backbone", modelFiles(noise(1000)));
+  const adapter = server.add("adapter", {
+    "delta_mem_config.json": Buffer.from("{}"),
+    "delta_mem_adapter.safetensors": noise(500, 4),
+  });
+  const opened = await open(model, { adapterUrl: adapter });
+  assert.equal(opened.files.size, 5);
+  opened.close();
+  assert.deepEqual((await (await store()).list()).map(({ name }) => name), ["adapter", "backbone"]);
+  const error = await failure(open(model, { adapterUrl: `${server.url}nowhere/` }));
+  assert.match(error.message, /nowhere\/delta_mem_config\.json answered 404/);
+});
+
+test("a browser with too little room keeps nothing and says so", async () => {
+  const url = server.add("large", modelFiles(WEIGHTS));
+  disk.quota = PIECE;
+  const opened = await open(url);
+  assert.match(opened.notice, /not kept on this device.*17 MB.*room for 9 MB/s);
+  assert.ok(bytesOf(opened.files.get("model.safetensors")).equals(WEIGHTS));
+  opened.close();
+  // the browser promised more than it gives
+  disk.estimatedQuota = 10 * PIECE;
+  const told = [];
+  const second = await open(url, { told });
+  assert.match(second.notice, /not kept/);
+  assert.ok(bytesOf(second.files.get("model.safetensors")).equals(WEIGHTS));
+  second.close();
+  assert.equal(disk.usage(), 0, "nothing is left that would take the room");
+  assert.deepEqual(told.at(-1)[0], told.at(-1)[1]);
+  disk.quota = Infinity;
+  assert.equal((await open(url)).notice, null);
+});
+
+test("a model that is too large even for memory is refused with the numbers, before it comes", async () => {
+  const url = server.add("huge", modelFiles(noise(100)));
+  const size = 3 * 2 ** 30;
+  server.rule = ({ path, response }) => {
+    if (!path.endsWith("safetensors")) return false;
+    response.writeHead(206, { "content-range": `bytes 0-0/${size}`, "content-length": 1 });
+    response.end("x");
+    return true;
+  };
+  disk.quota = 2 ** 30;
+  const error = await failure(open(url));
+  assert.equal(error.code, "quota");
+  assert.equal(error.quota, 2 ** 30);
+  assert.ok(error.requested > size);
+  assert.equal(server.sent("safetensors"), 0);
+});
+
+test("a browser that refuses storage gets the model into memory", async () => {
+  const url = server.add("private", modelFiles(noise(100_000)));
+  navigator.storage.getDirectory = async () => {
+    throw new DOMException("Security error when calling GetDirectory", "SecurityError");
+  };
+  const opened = await open(url);
+  assert.match(opened.notice, /Security error/);
+  assert.ok(bytesOf(opened.files.get("model.safetensors")).equals(noise(100_000)));
+  assert.equal((await probeModel({ modelUrl: url, adapterUrl: null })).state, "absent");
+  assert.equal(await store(), null);
+  Object.defineProperty(globalThis, "navigator", { value: undefined, configurable: true });
+  assert.match((await open(url)).notice, /no file system/);
+  assert.equal((await open(url, { store: "none" })).notice, null);
+});
+
+test("two tabs share one download", async () => {
+  const url = server.add("shared", modelFiles(WEIGHTS));
+  let release;
+  const held = new Promise((resolve) => (release = resolve));
+  server.rule = async ({ path, from }) => {
+    if (path.endsWith("safetensors") && from === PIECE) await held;
+    return false;
+  };
+  const [mine, theirs] = [[], []];
+  const first = open(url, { told: mine });
+  await until(() => mine.some(([done]) => done > PIECE / 2));
+  const second = open(url, { told: theirs });
+  await until(() => server.requests.filter(({ path }) => path.endsWith("config.json")).length > 2);
+  assert.equal((await probeModel({ modelUrl: url, adapterUrl: null })).state, "downloading");
+  assert.equal((await failure((await store()).remove(url))).code, "busy");
+  release();
+  for (const opened of await Promise.all([first, second])) {
+    assert.equal(opened.notice, null);
+    assert.ok(bytesOf(opened.files.get("model.safetensors")).equals(WEIGHTS));
+    opened.close();
+  }
+  assert.ok(server.sent("safetensors") < WEIGHTS.length + 10);
+  assert.ok(theirs.some(([done, total]) => done > 1000 && done < total), "progress was heard");
+});
+
+test("a tab that waited goes on when the first gives up", async () => {
+  const url = server.add("left", modelFiles(WEIGHTS));
+  const controller = new AbortController();
+  server.rule = ({ path, from }) => path.endsWith("safetensors") && from === PIECE;
+  const first = failure(open(url, { signal: controller.signal }));
+  await until(() => finishedPieces() === 2);
+  const second = open(url);
+  await until(() => server.requests.filter(({ path }) => path.endsWith("config.json")).length > 2);
+  server.rule = () => false;
+  controller.abort(new DOMException("enough", "AbortError"));
+  assert.equal((await first).name, "AbortError");
+  (await second).close();
+  assert.ok(server.sent("safetensors") < WEIGHTS.length + PIECE, "its pieces were of use");
+});
+
+test("a model in use is not removed, and one removed comes anew", async () => {
+  const url = server.add("used", modelFiles(noise(1000)));
+  const opened = await open(url);
+  assert.equal((await failure((await store()).remove(url))).code, "busy");
+  opened.close();
+  await (await store()).remove(url);
+  await (await store()).remove(url);
+  assert.deepEqual(await (await store()).list(), []);
+  assert.equal((await probeModel({ modelUrl: url, adapterUrl: null })).state, "absent");
+  await openAndCompare(url);
+});
+
+test("damage on the disk is found: at once by size, on demand by content", async () => {
+  const url = server.add("damaged", modelFiles(WEIGHTS));
+  await openAndCompare(url);
+  const blob = () => disk.folder("blobs").get(sha256(WEIGHTS));
+  assert.deepEqual(await (await store()).verify(url), []);
+  blob().bytes[77] ^= 1;
+  assert.deepEqual(await (await store()).verify(url), ["model.safetensors"]);
+  server.forget();
+  await openAndCompare(url);
+  assert.ok(server.sent("safetensors") >= WEIGHTS.length);
+  assert.ok(server.sent("tokenizer.json") < 10, "the others are still there");
+  blob().bytes = blob().bytes.slice(0, 1000);
+  await openAndCompare(url);
+  // an index that cannot be read counts for nothing
+  for (const file of disk.folder("models").values()) file.bytes = Buffer.from("{");
+  await openAndCompare(url);
+});
+
+test("what a model is can be told without downloading it, and without the network later", async () => {
+  const config = '{"model_type":"smollm3","hidden_size":64}';
+  const url = server.add("probed", {
+    ...modelFiles(WEIGHTS),
+    "config.json": Buffer.from(config),
+    "delta_mem_config.json": Buffer.from('{"rank":8}'),
+    "delta_mem_adapter.safetensors": noise(500),
+  });
+  const absent = await probeModel({ modelUrl: url, adapterUrl: null });
+  assert.equal(absent.config, config);
+  assert.equal(absent.adapterConfig, '{"rank":8}');
+  assert.deepEqual([absent.state, absent.storedBytes], ["absent", 0]);
+  assert.ok(absent.downloadBytes > WEIGHTS.length);
+  assert.ok(server.sent("safetensors") < 10);
+  await openAndCompare(url);
+  server.rule = ({ response }) => response.destroy();
+  const complete = await probeModel({ modelUrl: url, adapterUrl: null });
+  assert.equal(complete.config, config);
+  assert.deepEqual([complete.state, complete.downloadBytes], ["complete", 0]);
+  assert.equal(complete.storedBytes, absent.downloadBytes);
+});
+
+test("a call that is given up leaves everything free", async () => {
+  const url = server.add("aborted", modelFiles(WEIGHTS));
+  server.rule = ({ path, to }) => path.endsWith("safetensors") && to > 1;
+  const controller = new AbortController();
+  const error = failure(open(url, { signal: controller.signal }));
+  await until(() => server.requests.some(({ path, to }) => path.endsWith("safetensors") && to > 1));
+  controller.abort();
+  assert.equal((await error).name, "AbortError");
+  const { held } = await navigator.locks.query();
+  assert.deepEqual(held, []);
+  await (await store()).remove(url);
+  assert.equal(disk.usage(), 0);
+});

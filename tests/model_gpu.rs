@@ -136,7 +136,7 @@ fn a_refused_call_changes_nothing() {
     let penalty = |ids: &'static [u32], penalty| Wanted {
         logits: WantedLogits::Last,
         repetition: Some(RepetitionPenalty { ids, penalty }),
-        intermediates: false,
+        ..Wanted::default()
     };
     let (good, too_long) = (&[1u32, 2][..], vec![1; 55]);
     let mut refuse = |tokens: &[u32], wanted| {

@@ -91,6 +91,21 @@ impl ThinkSplitter {
     }
 }
 
+/// What of a whole reply stands outside of the tags. A reply that closes a tag before it opens one
+/// answers a prompt that opened it.
+pub fn answer_part(reply: &str) -> String {
+    let open = reply.find(OPEN).unwrap_or(reply.len());
+    let is_thinking = reply.find(CLOSE).is_some_and(|close| close < open);
+    let mut splitter = ThinkSplitter { is_thinking, held: String::new() };
+    let mut parts = splitter.push(reply);
+    parts.extend(splitter.finish());
+    let answers = parts.iter().filter_map(|part| match part {
+        ThinkPiece::Answer(text) => Some(text.as_str()),
+        ThinkPiece::Thought(_) => None,
+    });
+    answers.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,6 +145,14 @@ mod tests {
         assert_eq!(split(closed, &["hi"]), ("".into(), "hi".into()));
         let open = "assistant\n<think>\n";
         assert_eq!(split(open, &["hm", "</thi", "nk>hi"]), ("hm".into(), "hi".into()));
+    }
+
+    #[test]
+    fn the_answer_of_a_whole_reply_is_outside_of_the_tags() {
+        assert_eq!(answer_part("hi"), "hi");
+        assert_eq!(answer_part("<think>hm</think>\n\nhi"), "\n\nhi");
+        assert_eq!(answer_part("hm</think>hi"), "hi");
+        assert_eq!(answer_part("hi <think>hm"), "hi ");
     }
 
     #[test]

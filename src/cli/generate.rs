@@ -58,7 +58,7 @@ pub fn run(options: &GenerateOptions) -> Result<ExitCode> {
         let mut printer = Printer::new();
         let is_streamed = !options.json;
         let turn = session
-            .turn(&prompt, &turn_options, &mut |piece| match is_streamed {
+            .ask(&prompt, &turn_options, &mut |piece| match is_streamed {
                 true => printer.piece(piece),
                 false => ControlFlow::Continue(()),
             })

@@ -11,6 +11,7 @@ use crate::matrix::{Matrix, Uploader};
 use crate::memory::MemoryDims;
 use crate::shader::Storage;
 use crate::weights::TensorSource;
+use std::sync::Arc;
 
 /// Tokens of a prefill that go through the layers together.
 pub const DEFAULT_CHUNK: usize = 64;
@@ -156,10 +157,13 @@ impl Model {
             last_logits_row: None,
             kernels,
             buffers,
+            cache,
             embed,
             layers,
             head,
             groups: None,
+            gauges: None,
+            identity: Arc::new(()),
             gpu,
         };
         if model.delta.is_some() {

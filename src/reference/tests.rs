@@ -79,7 +79,8 @@ fn model(delta: Option<&str>, chunk: Option<usize>) -> Model {
 
 const TOKEN: &str = r#"{"rank": 4}"#;
 const MESSAGE: &str = r#"{"rank": 4, "memory_write_granularity": "message_mean"}"#;
-const ALL: Wanted = Wanted { logits: WantedLogits::All, repetition: None, intermediates: true };
+const ALL: Wanted =
+    Wanted { logits: WantedLogits::All, repetition: None, intermediates: true, gauges: false };
 
 fn call<'a>(tokens: &'a [u32], message_ids: Option<&'a [i64]>) -> Call<'a> {
     Call { tokens, message_ids, sentence_ids: None, write_enabled: true }
@@ -331,7 +332,7 @@ fn what_is_wanted_of_the_last_token_agrees() {
         let zeros = MemoryState::zeros(m.memory_dims().clone());
         m.set_memory(&zeros).unwrap();
         m.reset_context();
-        let wanted = Wanted { logits, repetition, intermediates: false };
+        let wanted = Wanted { logits, repetition, ..Wanted::default() };
         m.forward(&call(&[1, 2, 3], None), wanted).unwrap()
     };
     let all = run(WantedLogits::All, None).logits;

@@ -1,15 +1,14 @@
 //! One turn: ingest the prompt, decode the reply, ingest what closes it.
 
-use super::{Ingest, Session};
-use crate::chat::{Message, Role, ThinkPiece, ThinkSplitter};
-use crate::engine::{Outputs, RepetitionPenalty, Wanted};
+use super::history::check_prompt;
+use super::window::CLOSING_TOKENS;
+use super::{Ingest, Overflow, Session};
+use crate::chat::{Message, Role, ThinkPiece, ThinkSplitter, ToolCall};
+use crate::engine::{Gauge, Outputs, RepetitionPenalty, Wanted};
 use crate::error::{Error, Result};
 use crate::sampler::{Draw, Sampler, SamplingOptions, StopStrings, repetition_ids};
 use std::ops::ControlFlow;
 use web_time::{Duration, Instant};
-
-/// Room that a reply leaves in the window for the tokens that close it.
-const CLOSING_TOKENS: usize = 8;
 
 /// How one turn is to be answered.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +19,9 @@ pub struct TurnOptions {
     pub stop: Vec<String>,
     /// False reads the memory and leaves it as it is.
     pub write_enabled: bool,
+    pub overflow: Overflow,
+    /// Reports [`Turn::gauges`].
+    pub gauges: bool,
 }
 
 /// Why a reply ended.
@@ -57,6 +59,13 @@ pub struct Turn {
     pub decode_time: Duration,
     /// Frobenius norm of the memory before and after.
     pub memory_norms: (f32, f32),
+    /// Messages that left the context, oldest first, because the window was full.
+    pub evicted_messages: usize,
+    /// What the reply asks the caller to do.
+    pub tool_calls: Vec<ToolCall>,
+    /// How much the memory had its say in the last token of the reply (of the prompt, if the reply
+    /// is empty), if asked for.
+    pub gauges: Option<Vec<Gauge>>,
 }
 
 /// The reply as it forms.
@@ -118,69 +127,76 @@ impl Session {
             max_new_tokens: self.model.max_new_tokens.unwrap_or(512),
             stop: Vec::new(),
             write_enabled: true,
+            overflow: Overflow::Error,
+            gauges: false,
         }
     }
 
-    /// Answers a user message. `on_piece` gets the reply as it comes and can end it.
+    /// Answers a user's text; see [`Session::turn`].
     ///
     /// # Errors
-    /// [`Error::Messages`] for an empty message, [`Error::Setting`], [`Error::Template`],
-    /// [`Error::ContextFull`], [`Error::Cancelled`], or those of the device. After an error the conversation and the
-    /// memory are what they were before the turn.
-    pub async fn turn(
+    /// As [`Session::turn`].
+    pub async fn ask(
         &mut self,
         user: &str,
         options: &TurnOptions,
         on_piece: &mut dyn FnMut(&ThinkPiece) -> ControlFlow<()>,
     ) -> Result<Turn> {
-        if user.trim().is_empty() {
-            return Err(Error::Messages { reason: "the message is empty".into() });
-        }
-        self.cancel.reset();
-        let n_messages = self.messages.len();
-        let (processed, counters) = (self.processed.clone(), self.counters);
-        let memory = self.model.engine.read_memory().await?;
-        self.messages.push(Message::new(Role::User, user));
-        let turn = self.answer(options, on_piece, memory.norm()).await;
-        if turn.is_err() {
-            self.messages.truncate(n_messages);
-            if self.processed.starts_with(&processed) {
-                self.cut_cache(processed.len());
-                self.counters = counters;
-                self.model.engine.write_memory(&memory)?;
-            } else if let Some(last) = self.checkpoints.last().cloned() {
-                // the turn had rolled back already: stay where cache and memory agree
-                self.go_back_to(&last)?;
-            }
-        }
-        turn
+        self.turn(vec![Message::new(Role::User, user)], options, on_piece).await
     }
 
-    async fn answer(
+    /// Answers new messages, of which the last is from the user or a tool. `on_piece` gets the reply
+    /// as it comes and can end it.
+    ///
+    /// # Errors
+    /// [`Error::Messages`] for an empty or another last message, [`Error::Setting`],
+    /// [`Error::Template`], [`Error::ContextFull`], [`Error::Cancelled`], or those of the device.
+    /// After an error the conversation and the memory are what they were before the turn; what was
+    /// taken out of the context in the meantime is read again by the next one.
+    pub async fn turn(
+        &mut self,
+        messages: Vec<Message>,
+        options: &TurnOptions,
+        on_piece: &mut dyn FnMut(&ThinkPiece) -> ControlFlow<()>,
+    ) -> Result<Turn> {
+        check_prompt(&messages)?;
+        self.cancel.reset();
+        let mark = self.mark().await?;
+        let n_kept = self.talk.messages.len();
+        self.talk.n_kept = n_kept;
+        self.talk.messages.extend(messages);
+        let turn = self.answer(options, on_piece, mark.memory.norm(), n_kept).await;
+        self.or_restore(turn, mark).await
+    }
+
+    /// Answers the conversation. Of the messages before index `limit` some may leave it.
+    pub(super) async fn answer(
         &mut self,
         options: &TurnOptions,
         on_piece: &mut dyn FnMut(&ThinkPiece) -> ControlFlow<()>,
         norm_before: f32,
+        limit: usize,
     ) -> Result<Turn> {
-        let write_enabled = options.write_enabled && !self.is_write_paused;
+        let write_enabled = options.write_enabled && !self.talk.is_write_paused;
         let mut sampler = Sampler::new(options.sampling.clone())?;
         let stops = StopStrings::new(options.stop.clone())?;
         let begin = Instant::now();
-        let (text, full) = self.render_tokens(true)?;
         let window = self.model.engine.context_window();
-        if full.len() + CLOSING_TOKENS >= window {
-            return Err(Error::ContextFull { needed: full.len() + CLOSING_TOKENS + 1, window });
-        }
-        let penalised = penalised(&options.sampling, &full, None);
-        let wanted = wanted(&sampler, &options.sampling, &penalised);
-        let ids = self.write_ids(&full)?;
-        let next_ids = ids.as_ref().map(|ids| (ids.next_message_id, ids.next_sentence_id));
-        let (prompt, outputs) = self.ingest(&full, ids, write_enabled, true, wanted).await?;
-        if prompt.suffix_tokens == 0 {
+        let room = options.max_new_tokens.min(window / 4) + CLOSING_TOKENS;
+        let fitting = self.fit(true, room, options.overflow, limit).await?;
+        let full = &fitting.tokens;
+        let is_new = self.talk.n_kept < self.talk.messages.len();
+        if is_new && self.talk.processed.starts_with(full) {
             return Err(Error::Messages {
                 reason: "the template adds nothing for this message".into(),
             });
         }
+        let penalised = penalised(&options.sampling, full, None);
+        let wanted = wanted(&sampler, options, &penalised);
+        let ids = self.write_ids(full)?;
+        let next_ids = ids.as_ref().map(|ids| (ids.next_message_id, ids.next_sentence_id));
+        let (prompt, outputs) = self.ingest(full, ids, write_enabled, true, wanted).await?;
+        let prompt = fitting.with_refed(prompt);
         self.checkpoint(false).await?;
         let first = self.pick(&mut sampler, &outputs).await?;
         let prompt_time = begin.elapsed();
@@ -190,7 +206,7 @@ impl Session {
             text: String::new(),
             generated_ids: Vec::new(),
             stop_reason: StopReason::MaxTokens,
-            splitter: ThinkSplitter::new(&text),
+            splitter: ThinkSplitter::new(&fitting.text),
             stops,
             thoughts: String::new(),
             answer: String::new(),
@@ -200,16 +216,22 @@ impl Session {
         self.decode(first, &mut sampler, options, write_enabled, next_ids, &mut reply).await?;
         let decode_time = begin.elapsed();
 
-        self.messages.push(Message::new(Role::Assistant, reply.text.clone()));
+        let gauges = match options.gauges {
+            true => Some(self.model.engine.last_gauges().await?),
+            false => None,
+        };
+        let tool_calls = Vec::new();
+        self.talk.replies.insert(&reply.text, &reply.answer, &tool_calls);
+        self.talk.messages.push(Message::new(Role::Assistant, reply.text.clone()));
         let closing = match self.close(write_enabled).await {
             Ok(ingest) => Some(ingest),
             // the reply is there and remembered; only its end tag is not
             Err(Error::ContextFull { .. }) => None,
             Err(e) => return Err(e),
         };
-        self.counters.turns += 1;
+        self.talk.counters.turns += 1;
         self.checkpoint(true).await?;
-        let norm_after = self.checkpoints.last().map_or(norm_before, |last| last.memory.norm());
+        let norm_after = self.norm_here().unwrap_or(norm_before);
         Ok(Turn {
             answer: reply.answer,
             thoughts: reply.thoughts,
@@ -220,7 +242,15 @@ impl Session {
             prompt_time,
             decode_time,
             memory_norms: (norm_before, norm_after),
+            evicted_messages: fitting.evicted_messages,
+            tool_calls,
+            gauges,
         })
+    }
+
+    /// Norm of the memory at a checkpoint that was just made.
+    fn norm_here(&self) -> Option<f32> {
+        self.memory_at(self.talk.processed.len()).map(|memory| memory.norm())
     }
 
     /// Feeds one generated token after the other; every token of the reply is fed, also the last.
@@ -242,7 +272,7 @@ impl Session {
                 reply.stop_reason = StopReason::EndOfSequence;
                 break;
             }
-            if self.processed.len() + CLOSING_TOKENS >= window {
+            if self.talk.processed.len() + CLOSING_TOKENS >= window {
                 reply.stop_reason = StopReason::ContextFull;
                 break;
             }
@@ -254,10 +284,10 @@ impl Session {
             }
             reply.generated_ids.push(next);
             let is_last = n + 1 == options.max_new_tokens || reply.is_cancelled;
-            let penalised = penalised(&options.sampling, &self.processed, Some(next));
+            let penalised = penalised(&options.sampling, &self.talk.processed, Some(next));
             let wanted = match is_last {
-                true => Wanted::default(),
-                false => wanted(sampler, &options.sampling, &penalised),
+                true => Wanted { gauges: options.gauges, ..Wanted::default() },
+                false => wanted(sampler, options, &penalised),
             };
             let ids = next_ids.map(|(message, sentence)| ([message], [sentence]));
             let ids = ids.as_ref().map(|(message, sentence)| (&message[..], &sentence[..]));
@@ -297,12 +327,14 @@ impl Session {
     }
 }
 
-fn wanted<'a>(sampler: &Sampler, sampling: &SamplingOptions, penalised: &'a [u32]) -> Wanted<'a> {
+fn wanted<'a>(sampler: &Sampler, options: &TurnOptions, penalised: &'a [u32]) -> Wanted<'a> {
+    let penalty = options.sampling.repetition_penalty;
     Wanted {
         logits: sampler.wanted(),
         repetition: (!penalised.is_empty())
-            .then_some(RepetitionPenalty { ids: penalised, penalty: sampling.repetition_penalty }),
-        intermediates: false,
+            .then_some(RepetitionPenalty { ids: penalised, penalty }),
+        gauges: options.gauges,
+        ..Wanted::default()
     }
 }
 

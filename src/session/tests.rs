@@ -5,33 +5,80 @@ use crate::chat::ThinkPiece;
 use crate::engine::Wanted;
 use crate::loaded::{Device, LoadedModel, built_in};
 use crate::model::LoadOptions;
+use crate::model_folder::Adapter;
+use crate::nano;
 use crate::sampler::SamplingOptions;
 use crate::shader::Storage;
 use pollster::block_on;
 use std::ops::ControlFlow;
 
+mod histories;
+mod texts;
+mod windows;
+
 fn session_with(context_window: usize, system: Option<&str>) -> Session {
-    let (folder, adapter) = built_in().unwrap();
+    session_in("\"token\"", context_window, system)
+}
+
+/// The built-in model with another write mode; its matrices have the right shapes for all.
+fn session_in(mode: &str, context_window: usize, system: Option<&str>) -> Session {
+    let (folder, _) = built_in().unwrap();
+    let config = String::from_utf8(nano::DELTA_CONFIG.to_vec()).unwrap();
+    let config = config.replace("\"token\"", mode);
+    // four state heads of rank 2 have as many rows as one of rank 8
+    let config = match mode {
+        "\"token\" " => config
+            .replace("\"rank\": 8", "\"rank\": 2")
+            .replace("\"num_state_heads\": 1", "\"num_state_heads\": 4"),
+        _ => config,
+    };
+    let label = "adapter.safetensors";
+    let adapter =
+        Adapter::from_bytes(config.as_bytes(), nano::DELTA_ADAPTER, label, &folder.config).unwrap();
     let options = LoadOptions {
         weights: Storage::F32,
         kv: Storage::F32,
         context_window: Some(context_window),
         ..LoadOptions::default()
     };
-    let model = block_on(LoadedModel::load(
-        &folder,
-        Some(&adapter),
-        &Device::Cpu,
-        &options,
-        &mut |_, _| {},
-    ))
-    .unwrap();
+    let progress = &mut |_, _| {};
+    let load = LoadedModel::load(&folder, Some(&adapter), &Device::Cpu, &options, progress);
+    let model = block_on(load).unwrap();
     let options = SessionOptions {
         system: system.map(str::to_string),
         enable_thinking: None,
         date: CivilDate::from_unix_seconds(0),
     };
     block_on(Session::new(model, options)).unwrap()
+}
+
+/// Token, several state heads, messages, sentences.
+const MODES: [&str; 4] = ["\"token\"", "\"token\" ", "\"message_mean\"", "\"sentence_mean\""];
+
+fn user(text: &str) -> Message {
+    Message::new(Role::User, text)
+}
+
+fn assistant(text: &str) -> Message {
+    Message::new(Role::Assistant, text)
+}
+
+fn say_from_with(
+    session: &mut Session,
+    history: Vec<Message>,
+    options: &TurnOptions,
+) -> Result<Turn> {
+    block_on(session.turn_from(history, options, &mut |_| ControlFlow::Continue(())))
+}
+
+fn say_from(session: &mut Session, history: Vec<Message>) -> Turn {
+    let options = options(session);
+    say_from_with(session, history, &options).unwrap()
+}
+
+fn append(session: &mut Session, messages: Vec<Message>) -> Appended {
+    let options = options(session);
+    block_on(session.append(messages, &options)).unwrap()
 }
 
 fn session() -> Session {

@@ -37,14 +37,15 @@ impl Session {
         let mark = self.mark().await?;
         let (processed, before) = (mark.processed.clone(), mark.counters);
         let written = self.write_pieces(text).await;
-        self.or_restore(written, mark).await?;
+        let start = self.or_restore(written, mark).await?;
         let n_written = self.talk.counters.tokens_written - before.tokens_written;
-        self.bring_back(&processed).await?;
+        self.bring_back(&processed, start).await?;
         self.settle_here().await?;
         Ok(n_written)
     }
 
-    async fn write_pieces(&mut self, text: &str) -> Result<()> {
+    /// Gives up to which token the cache was left alone.
+    pub(super) async fn write_pieces(&mut self, text: &str) -> Result<usize> {
         let window = self.model.engine.context_window();
         let room = |session: &Session, context: &[Message]| -> Result<usize> {
             let around = session.tokens_of(&with_text(context, ""), false)?.len() + SLACK;
@@ -61,14 +62,16 @@ impl Session {
             return Err(Error::ContextFull { needed: window - room + MIN_PIECE, window });
         }
         let count = |text: &str| Ok(self.model.tokenizer.encode(text)?.len());
+        let mut start = usize::MAX;
         for piece in pieces(text, room, &count)? {
-            self.write_piece(context, &piece).await?;
+            start = start.min(self.write_piece(context, &piece).await?);
         }
-        Ok(())
+        Ok(start)
     }
 
-    /// Feeds `text` as a message after `context`; only its own tokens are written.
-    async fn write_piece(&mut self, context: &[Message], text: &str) -> Result<()> {
+    /// Feeds `text` as a message after `context`; only its own tokens are written. Gives
+    /// up to which token the cache was left alone.
+    async fn write_piece(&mut self, context: &[Message], text: &str) -> Result<usize> {
         let held = std::mem::replace(&mut self.talk.messages, with_text(context, text));
         let spans = self.talk.spans.clone();
         let result = self.feed_last_message().await;
@@ -77,7 +80,7 @@ impl Session {
         result
     }
 
-    async fn feed_last_message(&mut self) -> Result<()> {
+    async fn feed_last_message(&mut self) -> Result<usize> {
         let full = self.render_tokens(false)?.1;
         let window = self.model.engine.context_window();
         if full.len() > window {
@@ -91,12 +94,12 @@ impl Session {
         self.cut_cache(common);
         let feed = Feed { tokens: &full, flags: &flags, ids: ids.as_ref(), is_cancellable: true };
         self.feed_from(common, &feed, Wanted::default()).await?;
-        Ok(())
+        Ok(common)
     }
 
-    /// Makes the cache hold `processed` again, without writing.
-    async fn bring_back(&mut self, processed: &[u32]) -> Result<()> {
-        let common = common_prefix(&self.talk.processed, processed);
+    /// Makes the cache hold `processed` again, without writing; up to `start` it does.
+    async fn bring_back(&mut self, processed: &[u32], start: usize) -> Result<()> {
+        let common = common_prefix(&self.talk.processed, processed).min(start);
         self.cut_cache(common);
         let flags = vec![false; processed.len()];
         let feed = Feed { tokens: processed, flags: &flags, ids: None, is_cancellable: false };

@@ -13,10 +13,12 @@ mod append;
 mod cancel;
 mod checkpoint;
 mod generate;
+mod guide;
 mod history;
 mod ingest;
 mod park;
 mod probe;
+mod reply;
 #[cfg(test)]
 mod tests;
 mod window;

@@ -12,6 +12,7 @@ mod self_test;
 mod sha256;
 
 use crate::chat::{CivilDate, Message, ThinkPiece};
+use crate::constraint::Constraint;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, GpuOptions};
@@ -74,6 +75,26 @@ struct WebTurnOptions {
     stop: Vec<String>,
     /// False reads the memory and leaves it as it is.
     write: Option<bool>,
+    constraint: Option<WebConstraint>,
+}
+
+/// What a reply must match.
+#[derive(Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+enum WebConstraint {
+    JsonSchema { schema: Value },
+    JsonObject,
+    Regex { pattern: String },
+}
+
+impl From<WebConstraint> for Constraint {
+    fn from(constraint: WebConstraint) -> Constraint {
+        match constraint {
+            WebConstraint::JsonSchema { schema } => Constraint::JsonSchema(schema),
+            WebConstraint::JsonObject => Constraint::JsonObject,
+            WebConstraint::Regex { pattern } => Constraint::Regex(pattern),
+        }
+    }
 }
 
 /// A loaded model and its conversation.
@@ -287,6 +308,7 @@ impl WebModel {
         turn.max_new_tokens = given.max_tokens.unwrap_or(turn.max_new_tokens);
         turn.stop = given.stop;
         turn.write_enabled = given.write.unwrap_or(true);
+        turn.constraint = given.constraint.map(Constraint::from);
         Ok(turn)
     }
 }
@@ -365,7 +387,7 @@ fn copy(array: &Uint8Array, name: &str) -> Result<Vec<u8>> {
 }
 
 fn turn_json(turn: &Turn) -> Value {
-    camel_case(json!({
+    let mut report = camel_case(json!({
         "answer": turn.answer,
         "thoughts": turn.thoughts,
         "stopReason": turn.stop_reason,
@@ -377,7 +399,10 @@ fn turn_json(turn: &Turn) -> Value {
         "promptSeconds": turn.prompt_time.as_secs_f64(),
         "decodeSeconds": turn.decode_time.as_secs_f64(),
         "memoryNorms": [turn.memory_norms.0, turn.memory_norms.1],
-    }))
+    }));
+    // behind the renaming: the keys of arguments are the caller's own
+    report["toolCalls"] = json!(turn.tool_calls);
+    report
 }
 
 /// The same with every key as JavaScript writes it: `prev_tokens` becomes `prevTokens`.

@@ -90,9 +90,9 @@ const TYPES = {
 
 /**
  * Serves an empty page at `/` and, below `/NAME/`, the files of `folders.NAME`; resolves to the
- * address, without a slash at its end, and a function that ends it.
+ * address, without a slash at its end, and a function that ends it. `headers` come with every file.
  */
-export async function serve(folders) {
+export async function serve(folders, headers = {}) {
   const server = createServer(async (request, response) => {
     const { pathname } = new URL(request.url, "http://localhost");
     if (pathname === "/") {
@@ -106,6 +106,7 @@ export async function serve(folders) {
       const bytes = await readFile(join(folders[name], path));
       response.setHeader("content-type", TYPES[extname(path)] ?? "application/octet-stream");
       response.setHeader("content-length", bytes.length);
+      for (const [header, value] of Object.entries(headers)) response.setHeader(header, value);
       response.end(bytes);
     } catch {
       response.writeHead(404).end();

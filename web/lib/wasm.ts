@@ -158,7 +158,11 @@ export interface WebModel {
   /** Puts a conversation in the place of the present one, which is dropped. Consumes it. */
   adopt(conversation: WebConversation): Promise<void>;
   messages(): string;
-  resume(messages: string): Promise<string>;
+  /**
+   * Continues a conversation of before without writing it. The first `pinned` messages never leave
+   * the context, also not in a new one; if not given, the system messages at the beginning.
+   */
+  resume(messages: string, pinned?: number): Promise<string>;
   newContext(): Promise<void>;
   undoTurn(): Promise<boolean>;
   setWritePaused(paused: boolean): void;

@@ -12,10 +12,18 @@ import type {
   LanguageModelV4StreamPart,
   LanguageModelV4StreamResult,
   LanguageModelV4Usage,
+  ProviderV4,
   SharedV4ProviderMetadata,
 } from "@ai-sdk/provider";
 import { readCall, type CompleteCall } from "./ai-sdk-prompt.js";
-import { completionStream, freshId, isCutOff, type CompletionEvent } from "./completion.js";
+import {
+  completeHistory,
+  completionStream,
+  freshId,
+  isCutOff,
+  type CompletionEvent,
+} from "./completion.js";
+import { DeltamemError } from "./errors.js";
 import { LanguageModel, type CreateOptions, type TurnReport } from "./language-model.js";
 import type { Availability } from "./protocol.js";
 
@@ -35,17 +43,44 @@ export interface DeltamemProviderSettings extends DeltamemModelOptions {
   session?: LanguageModel;
 }
 
-export interface DeltamemProvider {
-  /** A model by the address of its folder. The session is made when it is first needed. */
+export interface DeltamemProvider extends ProviderV4 {
+  /**
+   * A model by the address of its folder. The session is made when it is first needed; the same
+   * address with the same options is the same model and session.
+   */
   (model: string, options?: DeltamemModelOptions): DeltamemLanguageModel;
   languageModel(model: string, options?: DeltamemModelOptions): DeltamemLanguageModel;
+  /** Throws: there are none. */
+  embeddingModel(model: string): never;
+  /** Throws: there are none. */
+  imageModel(model: string): never;
 }
 
 /** A provider; `settings` hold for all of its models unless a model has its own. */
 export function createDeltamem({ session, ...shared }: DeltamemProviderSettings = {}): DeltamemProvider {
-  const languageModel = (model: string, options: DeltamemModelOptions = {}) =>
-    new DeltamemLanguageModel(model, { ...shared, ...options }, session);
-  return Object.assign(languageModel.bind(null), { languageModel });
+  const models = new Map<string, DeltamemLanguageModel>();
+  // People write `deltamem("…")` into every call; each must not load the model again.
+  const languageModel = (model: string, options: DeltamemModelOptions = {}) => {
+    const key = JSON.stringify([model, options]);
+    const known = models.get(key);
+    if (known) return known;
+    const made = new DeltamemLanguageModel(model, { ...shared, ...options }, session);
+    models.set(key, made);
+    return made;
+  };
+  const provider = (model: string, options?: DeltamemModelOptions) => languageModel(model, options);
+  return Object.assign(provider, {
+    specificationVersion: "v4" as const,
+    languageModel,
+    embeddingModel: noSuchModel("embedding"),
+    imageModel: noSuchModel("image"),
+  });
+}
+
+function noSuchModel(kind: string): () => never {
+  return () => {
+    throw new DeltamemError("unsupported", `deltamem has no ${kind} models.`);
+  };
 }
 
 /** The provider without settings: `deltamem("/models/nano/")`. */
@@ -87,7 +122,7 @@ export class DeltamemLanguageModel implements LanguageModelV4 {
    */
   async createSessionWithProgress(onProgress?: (progress: number) => void): Promise<this> {
     await this.#session(onProgress);
-    if (this.#given) onProgress?.(1);
+    onProgress?.(1);
     return this;
   }
 
@@ -106,7 +141,7 @@ export class DeltamemLanguageModel implements LanguageModelV4 {
   async doGenerate(options: LanguageModelV4CallOptions): Promise<LanguageModelV4GenerateResult> {
     const call = readCall(options);
     const session = await this.#session();
-    const report = await session.complete(call.history, call.options);
+    const report = await completeHistory(session, call.history, call.options);
     return {
       content: content(report),
       finishReason: finishReason(report),
@@ -127,14 +162,17 @@ export class DeltamemLanguageModel implements LanguageModelV4 {
   #session(onProgress?: (progress: number) => void): Promise<LanguageModel> {
     if (this.#given) return Promise.resolve(this.#given);
     if (this.#made) return this.#made;
+    const done = { downloadprogress: 0, loadprogress: 0 };
     const made = LanguageModel.create({
       ...this.#options,
       model: this.modelId,
       monitor: (monitor) => {
-        const report = (offset: number) => (event: Event) =>
-          onProgress?.(offset + (event as ProgressEvent).loaded / 2);
-        monitor.addEventListener("downloadprogress", report(0));
-        monitor.addEventListener("loadprogress", report(0.5));
+        for (const stage of ["downloadprogress", "loadprogress"] as const) {
+          monitor.addEventListener(stage, (event) => {
+            done[stage] = (event as ProgressEvent).loaded;
+            onProgress?.((done.downloadprogress + done.loadprogress) / 2);
+          });
+        }
       },
     });
     this.#made = made;

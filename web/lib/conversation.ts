@@ -7,6 +7,7 @@ import { CommittedMemory, type EntryDraft } from "./committed-memory.js";
 import { DeltamemError, reasonOf } from "./errors.js";
 import { type MemoryHome, VolatileHome, contentsOf } from "./memory-home.js";
 import type { CallContext } from "./messages.js";
+import { type ContextState, ModelContext } from "./model-context.js";
 import type { Guest, ModelHost } from "./model-host.js";
 import type {
   CompareResult,
@@ -21,7 +22,7 @@ import type {
   TurnRequest,
   TurnResult,
 } from "./protocol.js";
-import { Steps, memoryStep, questionIn } from "./steps.js";
+import { memoryStep, questionIn } from "./steps.js";
 import { isSealedFile, openFile, sealFile } from "./vault.js";
 import type { ModelMemoryInfo, ModelTurn, PieceKind } from "./wasm.js";
 
@@ -39,13 +40,6 @@ export interface ConversationOptions {
   enqueue(job: () => Promise<void>): void;
 }
 
-/** A context with its size, as the model had it after a finished call. */
-interface Context {
-  messages: Message[];
-  /** Tokens. */
-  usage: number;
-}
-
 export class Conversation implements Guest {
   readonly #options: ConversationOptions;
   readonly #host: ModelHost;
@@ -53,9 +47,7 @@ export class Conversation implements Guest {
   /** JSON; what `tools` goes back to after a call that brought its own. */
   readonly #ownTools: string;
   tools: string;
-  /** What a lost device is refilled with. */
-  #context: Context;
-  #steps = new Steps();
+  #context: ModelContext;
   #isPaused = false;
   #isThinking: boolean | null = null;
   #notice: string | null;
@@ -69,14 +61,14 @@ export class Conversation implements Guest {
     this.#memory = options.home && new CommittedMemory(options.host, options.home, generation);
     this.#ownTools = JSON.stringify(options.tools);
     this.tools = this.#ownTools;
-    this.#context = { messages: options.initialPrompts, usage: 0 };
+    this.#context = new ModelContext(options.host, options.initialPrompts);
     this.#notice = options.notice;
   }
 
   /** Puts the initial prompts and the stored memory into the model. */
   async open(): Promise<void> {
     await this.#host.use(this);
-    this.#context = this.#contextNow();
+    this.#context.settle();
   }
 
   /** A second conversation that begins where this one is; without a home it is forgotten when it ends. */
@@ -92,8 +84,7 @@ export class Conversation implements Guest {
       this.#memory?.generation,
     );
     clone.tools = this.tools;
-    clone.#context = this.#context;
-    clone.#steps = this.#steps.copy();
+    clone.#context = this.#context.copy();
     clone.#isPaused = this.#isPaused;
     clone.#isThinking = this.#isThinking;
     await this.#host.branch(this, clone);
@@ -117,7 +108,7 @@ export class Conversation implements Guest {
 
   async refill(): Promise<void> {
     await this.#memory?.restore();
-    await this.#fill(this.#context.messages);
+    await this.#context.refill();
   }
 
   // ---- conversation -------------------------------------------------------------------------------
@@ -132,17 +123,8 @@ export class Conversation implements Guest {
       this.#answer(request, isWriting, signal, (kind, text) => notify({ kind, text })),
     );
     this.#isThinking = request.settings.thinking ?? this.#isThinking;
-    const context = this.#contextNow();
     const question = questionIn(request.messages);
-    if (turn.rollback) this.#steps.clear();
-    this.#steps.evict(turn.evictedMessages);
-    this.#steps.push({
-      kind: "turn",
-      question,
-      messagesBefore: context.messages.length - 1 - question.length,
-      generation: null,
-      isRolledBack: turn.rollback !== null,
-    });
+    const context = this.#context.addTurn(question, turn);
     const isCommitted = await this.#commitStep(isWriting, before, context, {
       kind: "turn",
       prompt: textOf(question),
@@ -158,20 +140,12 @@ export class Conversation implements Guest {
     await this.#use();
     const isWriting = this.#canWrite();
     const before = await this.#memoryBefore();
-    const options = JSON.stringify({ write: isWriting });
+    const options = JSON.stringify({ write: isWriting, overflow: "evict" });
     const json = await this.#reversibly(before, () =>
       this.#host.call((model) => model.append(JSON.stringify(messages), options), signal),
     );
     const { evictedMessages } = JSON.parse(json) as { evictedMessages: number };
-    const context = this.#contextNow();
-    this.#steps.evict(evictedMessages);
-    this.#steps.push({
-      kind: "append",
-      question: messages,
-      messagesBefore: context.messages.length - messages.length,
-      generation: null,
-      isRolledBack: false,
-    });
+    const context = this.#context.addMessages(messages, evictedMessages);
     await this.#commitStep(isWriting, before, context, {
       kind: "append",
       prompt: textOf(messages),
@@ -200,7 +174,7 @@ export class Conversation implements Guest {
     await this.#host.use(this);
     await this.#host.setAside(this);
     await this.#memory?.put(null);
-    await this.#fill(this.#context.messages);
+    await this.#context.refill();
     const off = await this.#answer(seeded, false, signal, (kind, text) =>
       notify({ side: "off", kind, text }),
     );
@@ -211,7 +185,7 @@ export class Conversation implements Guest {
   /** The last question is taken back with all that followed it: the reply, and tools' results. */
   async takeBack(): Promise<Message[]> {
     await this.#use();
-    const steps = this.#steps.sinceLastQuestion();
+    const steps = this.#context.steps.sinceLastQuestion();
     if (!steps) {
       throw new DeltamemError(
         "nothing_to_undo",
@@ -226,13 +200,11 @@ export class Conversation implements Guest {
   async newContext(): Promise<void> {
     await this.#use();
     this.#host.setTools(this, this.#ownTools);
-    await this.#fill(this.#options.initialPrompts);
-    this.#steps.clear();
-    this.#context = this.#contextNow();
+    await this.#context.renew();
   }
 
   history(): Message[] {
-    return this.#context.messages;
+    return this.#context.history();
   }
 
   async measure(texts: string[]): Promise<number> {
@@ -300,15 +272,15 @@ export class Conversation implements Guest {
     const json = await this.#reversibly(before, () =>
       this.#host.call((model) => model.write(text), signal),
     );
-    this.#steps.push(memoryStep());
-    await this.#commitStep(true, before, this.#contextNow(), { kind: "write", prompt: text });
+    this.#context.steps.push(memoryStep());
+    await this.#commitStep(true, before, this.#context.now(), { kind: "write", prompt: text });
     return JSON.parse(json) as { tokensWritten: number };
   }
 
   async undo(): Promise<void> {
     const memory = await this.#useMemory();
     this.#requireWritable();
-    if (this.#steps.last) return this.#undoStep();
+    if (this.#context.steps.last) return this.#undoStep();
     const newest = (await memory.home.snapshots())[0];
     if (!newest) throw nothingToUndo();
     await memory.undo(newest, false);
@@ -359,7 +331,7 @@ export class Conversation implements Guest {
 
   state(): SessionState {
     return {
-      contextUsage: this.#context.usage,
+      contextUsage: this.#context.state.usage,
       generation: this.#memory?.generation ?? 0,
       isReadOnly: !this.#canWrite(),
       isEphemeral: !(this.home?.isDurable ?? false),
@@ -393,7 +365,8 @@ export class Conversation implements Guest {
     onPiece: (kind: PieceKind, text: string) => void,
   ): Promise<ModelTurn> {
     const thinking = settings.thinking ?? this.#isThinking ?? undefined;
-    const options = JSON.stringify({ ...settings, thinking, write: isWriting });
+    const overflow = settings.overflow ?? "evict";
+    const options = JSON.stringify({ ...settings, overflow, thinking, write: isWriting });
     const input = JSON.stringify(messages);
     const hear = (kind: PieceKind, text: string) => {
       onPiece(kind, text);
@@ -419,8 +392,7 @@ export class Conversation implements Guest {
       // The model takes back what it can. After the loss of the device it is refilled anyway.
       if (this.#host.isActive(this)) {
         if (before) await this.#memory?.restoreUnless(before);
-        const { messages } = this.#context;
-        if (this.#host.messages().length !== messages.length) await this.#fill(messages);
+        await this.#context.refillUnlessSame();
       }
       throw error;
     }
@@ -430,25 +402,25 @@ export class Conversation implements Guest {
   async #commitStep(
     isWriting: boolean,
     before: ModelMemoryInfo | null,
-    context: Context,
+    context: ContextState,
     draft: EntryDraft,
   ): Promise<boolean> {
-    const [memory, step] = [this.#memory, this.#steps.last];
+    const [memory, step] = [this.#memory, this.#context.steps.last];
     const isCommitting = memory && before && step && isWriting && !this.#isPaused;
     if (isCommitting) {
       try {
         step.generation = await memory.commit(before, draft);
       } catch (error) {
         if (this.#host.isActive(this)) {
-          await this.#leaveContext();
+          await this.#context.leave();
           await memory.restore();
         } else {
-          this.#steps.pop();
+          this.#context.steps.pop();
         }
         throw error;
       }
     }
-    this.#context = context;
+    this.#context.settle(context);
     return Boolean(isCommitting && memory.home.isDurable);
   }
 
@@ -460,57 +432,32 @@ export class Conversation implements Guest {
   ): Promise<void> {
     const before = await memory.info();
     await this.#reversibly(before, () => memory.put(bytes));
-    this.#steps.push(memoryStep());
-    await this.#commitStep(true, before, this.#contextNow(), { kind });
+    this.#context.steps.push(memoryStep());
+    await this.#commitStep(true, before, this.#context.now(), { kind });
   }
 
   /** Takes the newest step back: out of the context if it is there, and out of the store if it was committed. */
   async #undoStep(): Promise<void> {
-    const [memory, step] = [this.#memory, this.#steps.last];
+    const memory = this.#memory;
+    const { steps } = this.#context;
+    const step = steps.last;
     if (!step) throw nothingToUndo();
     if (memory && step.generation !== null) {
       const newest = (await memory.home.snapshots())[0];
       if (!newest) throw nothingToUndo();
       if (newest.replacedBy === step.generation) {
-        const isMemoryBack = await this.#leaveContext();
-        this.#context = this.#contextNow();
+        const isMemoryBack = await this.#context.leave();
+        this.#context.settle();
         await memory.undo(newest, isMemoryBack);
       } else {
         // Another tab wrote since: the steps of this context are not the newest changes any more.
-        this.#steps.clear();
+        steps.clear();
         await memory.undo(newest, false);
       }
     } else {
-      await this.#leaveContext();
-      this.#context = this.#contextNow();
+      await this.#context.leave();
+      this.#context.settle();
     }
-  }
-
-  /** Takes the newest step out of the context; true if the model took its memory back with it. */
-  async #leaveContext(): Promise<boolean> {
-    const step = this.#steps.pop();
-    if (!step || step.messagesBefore === null) return false;
-    const messages = this.#host.messages().slice(0, step.messagesBefore);
-    const isUndone = !step.isRolledBack && (await this.#host.call((model) => model.undoTurn()));
-    if (isUndone && this.#host.messages().length === messages.length) return true;
-    await this.#fill(messages);
-    return false;
-  }
-
-  /** Makes these messages the context; they are read, not written. */
-  async #fill(messages: Message[]): Promise<void> {
-    const systemOf = (of: Message[]) => of.filter(({ role }) => role === "system");
-    // The model keeps a system message by itself, and need not read it alone.
-    const isSystemOnly = messages.every(({ role }) => role === "system");
-    if (isSystemOnly && JSON.stringify(systemOf(this.#host.messages())) === JSON.stringify(messages)) {
-      await this.#host.call((model) => model.newContext());
-    } else {
-      await this.#host.call((model) => model.resume(JSON.stringify(messages)));
-    }
-  }
-
-  #contextNow(): Context {
-    return { messages: this.#host.messages(), usage: this.#host.model.contextUsage() };
   }
 
   #canWrite(): boolean {

@@ -2,7 +2,7 @@
  * How page and worker talk: requests with ids, results, errors, notices on the way, and events
  * nobody asked for. Owns the order too: the worker runs one request after the other.
  */
-import { DeltamemError, abortError, errorFromWire, errorToWire } from "./errors.js";
+import { DeltamemError, abortError, errorFromWire, errorToWire, reasonOf } from "./errors.js";
 import type { CallName, Calls, SessionEvent, ToPage, ToWorker } from "./protocol.js";
 
 /** The part of `Worker`, `MessagePort` and a worker's global scope that is needed here. */
@@ -80,7 +80,14 @@ export class Connection {
         signal,
       });
       signal?.addEventListener("abort", cancel);
-      this.#port.postMessage({ kind: "request", id, session, call, payload } as ToWorker);
+      try {
+        this.#port.postMessage({ kind: "request", id, session, call, payload } as ToWorker);
+      } catch (error) {
+        // Something in it is no data, such as a function in a schema.
+        settle();
+        const message = `This cannot be sent to the worker: ${reasonOf(error)}`;
+        reject(new DeltamemError("unsupported", message, { cause: error }));
+      }
     });
   }
 

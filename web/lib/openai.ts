@@ -3,7 +3,13 @@
  * bring the whole history each time; the session recognises what it has seen and feeds only the rest,
  * so nothing is memorised twice.
  */
-import { completionStream, freshId, isCutOff, type CompletionEvent } from "./completion.js";
+import {
+  completeHistory,
+  completionStream,
+  freshId,
+  isCutOff,
+  type CompletionEvent,
+} from "./completion.js";
 import type { LanguageModel, TurnReport } from "./language-model.js";
 import { readRequest, type CompleteRequest } from "./openai-request.js";
 import type {
@@ -65,7 +71,8 @@ export function createClient({ session }: ClientOptions): Client {
     if (params.stream) {
       return stream(session, request, head, params.stream_options?.include_usage ?? false, signal);
     }
-    const report = await session.complete(request.history, { ...request.options, ...(signal && { signal }) });
+    const options = { ...request.options, ...(signal && { signal }) };
+    const report = await completeHistory(session, request.history, options);
     return completion(head, report);
   }
   return { chat: { completions: { create: create as ChatCompletions["create"] } } };

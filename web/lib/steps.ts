@@ -39,13 +39,16 @@ export class Steps {
     return copy;
   }
 
-  /** So many messages have left the context at its beginning, with the steps that they belonged to. */
-  evict(messages: number): void {
+  /**
+   * So many messages have left the context after the `pinned` ones at its beginning, with the steps
+   * that they belonged to.
+   */
+  evict(messages: number, pinned: number): void {
     if (messages === 0) return;
     for (const step of this.#steps) {
       if (step.messagesBefore !== null) step.messagesBefore -= messages;
     }
-    const isLeft = ({ messagesBefore }: Step) => messagesBefore !== null && messagesBefore < 0;
+    const isLeft = ({ messagesBefore }: Step) => messagesBefore !== null && messagesBefore < pinned;
     this.#steps = this.#steps.slice(this.#steps.findLastIndex(isLeft) + 1);
   }
 

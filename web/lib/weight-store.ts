@@ -57,14 +57,17 @@ export interface Entry {
   files: EntryFile[];
 }
 
-/** The browser gives less room than a model takes; bytes. */
+/** The browser gives less room than a model takes; some promise more than they give. */
 export class QuotaError extends DeltamemError {
   constructor(requested: number, quota: number) {
     const mb = (bytes: number) => `${Math.ceil(bytes / 1e6)} MB`;
+    const room =
+      quota < requested
+        ? `this browser has room for ${mb(quota)}`
+        : "this browser's storage was full before that";
     super(
       "quota",
-      `The model takes ${mb(requested)}, this browser has room for ${mb(quota)}; free space on the ` +
-        "disk or remove a stored model.",
+      `The model takes ${mb(requested)}, ${room}; free space on the disk or remove a stored model.`,
       { requested, quota },
     );
   }

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import test from "node:test";
-import { generateObject, generateText, isStepCount, jsonSchema, Output, streamText, tool } from "ai";
+import { createProviderRegistry, generateObject, generateText, isStepCount, jsonSchema, Output, streamText, tool } from "ai";
 import { load } from "./load.mjs";
 import { scriptedSession } from "./scripted-session.mjs";
 
@@ -253,6 +253,16 @@ test("a model with a given session is available at once and leaves that session 
   await model.destroy();
   await model.doGenerate({ prompt: [{ role: "user", content: [{ type: "text", text: "Hello." }] }] });
   assert.equal(calls.length, 1);
+});
+
+test("a model asked for twice is one, and a registry finds it", () => {
+  const provider = createDeltamem({ profile: "ada" });
+  const model = provider("/models/nano/");
+  assert.equal(provider("/models/nano/"), model);
+  assert.equal(provider.languageModel("/models/nano/"), model);
+  assert.notEqual(provider("/models/nano/", { profile: "bob" }), model);
+  assert.equal(createProviderRegistry({ deltamem: provider }).languageModel("deltamem:/models/nano/"), model);
+  assert.throws(() => provider.embeddingModel("x"), { code: "unsupported" });
 });
 
 test("without WebGPU a model by its address says so", async () => {

@@ -112,11 +112,15 @@ test("a question is taken back with the tools' results that followed it", async 
   await tab.close();
 });
 
-test("taking back works where the model has no checkpoint any more", async () => {
+test("taking back works where the model has no checkpoint any more, or another one", async () => {
   const tab = await openTab(freshBrowser());
   await tab.say("one");
   await tab.say("two");
   tab.model.undoable = [];
+  await tab.call("takeBack");
+  assert.equal((await tab.info()).norm, 6);
+  await tab.say("three");
+  tab.model.undoable.at(-1)[0] = 99;
   await tab.call("takeBack");
   assert.deepEqual((await tab.everything()).texts, ["one", "you said one"]);
   assert.equal((await tab.info()).norm, 6);
@@ -142,6 +146,32 @@ test("a full window forgets the oldest turns, and undo finds what is left", asyn
   await assert.rejects(tab.say("much too long".repeat(3), { overflow: "error" }), {
     code: "context_full",
   });
+  await tab.close();
+});
+
+test("initial prompts stay in a full window, and after a lost device", async () => {
+  const initialPrompts = [
+    { role: "system", content: "sys" },
+    user("hi"),
+    { role: "assistant", content: "hello" },
+  ];
+  const tab = await openTab(freshBrowser(), { initialPrompts, contextTokens: 60 });
+  for (const text of ["first", "second", "third"]) await tab.say(text);
+  const texts = ["sys", "hi", "hello", "second", "you said second", "third", "you said third"];
+  assert.deepEqual((await tab.everything()).texts, texts);
+  await tab.model.lose();
+  await tab.say("fourth");
+  assert.deepEqual((await tab.everything()).texts, [
+    ...texts.slice(0, 3),
+    ...texts.slice(5),
+    "fourth",
+    "you said fourth",
+  ]);
+  await tab.call("undo");
+  await tab.call("undo");
+  assert.deepEqual((await tab.everything()).texts, texts.slice(0, 3));
+  await tab.call("undo"); // the first two turns are in the memory only
+  assert.equal((await tab.info()).norm, 10);
   await tab.close();
 });
 

@@ -57,6 +57,31 @@ test("OpenAI's shape: what was seen is recognised and not written again", () =>
     assert.ok(written < 3, `the second turn wrote ${written} times the first`);
   }));
 
+test("OpenAI's shape: another conversation leaves the memory of the first", () =>
+  withSession(async (session, turns) => {
+    const { completions } = createClient({ session }).chat;
+    const norm = async () => (await session.memory.info()).norm;
+    const messages = [{ role: "user", content: "one" }];
+    messages.push((await completions.create({ messages })).choices[0].message, { role: "user", content: "two" });
+    await completions.create({ messages });
+    const first = await norm();
+    await completions.create({ messages: [{ role: "user", content: "six" }] });
+    assert.equal(await norm(), (first * 9) / 6, "three more letters");
+    assert.deepEqual((await session.history()).map(({ content }) => content), ["six", "you said six"]);
+    assert.deepEqual(turns.map(({ rollback }) => rollback), [null, null, null]);
+  }));
+
+test("OpenAI's shape: what was said before, by prompt, stays in the memory too", () =>
+  withSession(async (session) => {
+    await session.prompt("one");
+    const { norm } = await session.memory.info();
+    const { completions } = createClient({ session }).chat;
+    const both = ["six", "ten"].map((content) => completions.create({ messages: [{ role: "user", content }] }));
+    const replies = (await Promise.all(both)).map(({ choices }) => choices[0].message.content);
+    assert.deepEqual(replies, ["you said six", "you said ten"]);
+    assert.equal((await session.memory.info()).norm, 3 * norm);
+  }));
+
 test("OpenAI's shape: a tool is called and answered", () =>
   withSession(async (session, turns) => {
     const { completions } = createClient({ session }).chat;

@@ -69,6 +69,7 @@ export class WebModel {
     this.value = 0;
     this.turns = 0;
     this.history = options.system ? [{ role: "system", content: options.system }] : [];
+    this.pinned = this.history.length;
     this.undoable = [];
     this.tools = [];
     this.isPaused = false;
@@ -99,13 +100,17 @@ export class WebModel {
   turnFrom(history, options, onPiece) {
     return this.exclusive(async () => {
       const messages = JSON.parse(history);
+      const spoken = (text) => text?.replace(/<(think|tool_call)>.*<\/\1>/g, "");
       const isSame = (message, index) =>
-        message.role === messages[index]?.role && message.content === messages[index]?.content;
+        message.role === messages[index]?.role &&
+        spoken(message.content) === spoken(messages[index].content);
       let common = 0;
       while (common < this.history.length && isSame(this.history[common], common)) common += 1;
       // Something has to be fed, and it ends with a question.
       common = Math.min(common, messages.length - 1);
       const before = [this.value, this.turns, this.history];
+      const system = messages[0]?.role === "system" ? 1 : 0;
+      this.pinned = Math.max(Math.min(this.pinned, common), system);
       const prefixTokens = count(this.history.slice(0, common));
       const droppedTokens = count(this.history.slice(common));
       let rollback = null;
@@ -158,7 +163,10 @@ export class WebModel {
         reset();
         throw fakeError("cancelled", "the call was cancelled");
       }
-      if (text === "fail" && piece === 2) throw fakeError("gpu", "the device refused");
+      if (text === "fail" && piece === 2) {
+        this.history.push(...messages); // takes nothing back
+        throw fakeError("gpu", "the device refused");
+      }
       if (text === "lose" && piece === 2) await this.lose("the fake's device was lost");
       if (this.isLost) throw await this.lostError();
     }
@@ -182,9 +190,11 @@ export class WebModel {
     this.undoable.push(checkpoint);
     this.history.push(...messages, {
       role: "assistant",
-      content: answer,
-      ...(thoughts && { reasoning: thoughts }),
-      ...(toolCalls.length > 0 && { toolCalls }),
+      // as the model wrote it, with thoughts and calls in the text
+      content:
+        (thoughts && `<think>${thoughts}</think>`) +
+        answer +
+        toolCalls.map((call) => `<tool_call>${JSON.stringify(call)}</tool_call>`).join(""),
     });
     if (isWriting) {
       this.value += count(messages);
@@ -217,11 +227,11 @@ export class WebModel {
     return { reply: `${role === "tool" ? "the tool" : "you"} said ${content}`, toolCalls: [] };
   }
 
-  /** Forgets the oldest messages but for the system message until `needed` tokens fit. */
+  /** Forgets the oldest messages but for the pinned ones until `needed` tokens fit. */
   makeRoom(needed, { overflow = "evict" }) {
     const window = this.contextWindow();
     let evicted = 0;
-    const first = this.history[0]?.role === "system" ? 1 : 0;
+    const first = this.pinned;
     while (count(this.history) + needed > window) {
       if (overflow === "error" || this.history.length - first < 2) {
         throw fakeError("context_full", `${count(this.history) + needed} tokens, ${window} fit`);
@@ -279,8 +289,8 @@ export class WebModel {
 
   park() {
     return this.exclusive(async () => {
-      const { value, turns, history, undoable } = this;
-      return new WebConversation(structuredClone({ value, turns, history, undoable }));
+      const { value, turns, history, undoable, pinned } = this;
+      return new WebConversation(structuredClone({ value, turns, history, undoable, pinned }));
     });
   }
 
@@ -301,9 +311,10 @@ export class WebModel {
     return JSON.stringify(this.history);
   }
 
-  resume(messages) {
+  resume(messages, pinned) {
     return this.exclusive(async () => {
       this.history = JSON.parse(messages);
+      this.pinned = pinned ?? (this.history[0]?.role === "system" ? 1 : 0);
       this.undoable = [];
       return "{}";
     });
@@ -311,7 +322,7 @@ export class WebModel {
 
   newContext() {
     return this.exclusive(async () => {
-      this.history = this.history.filter(({ role }) => role === "system");
+      this.history.length = this.pinned;
       this.undoable = [];
     });
   }

@@ -99,6 +99,8 @@ test("several messages, thoughts, gauges and settings reach the model", async ()
     { onThought: (text) => thoughts.push(text), gauges: true, seed: 7, topK: 3, write: false },
   );
   assert.deepEqual(thoughts, ["hm"]);
+  const reply = { role: "assistant", content: "you said think about it", reasoning: "hm" };
+  assert.deepEqual((await session.history()).at(-1), reply);
   assert.equal(reports[0].gauges[0].beta, 0.5);
   const { options, messages } = fake.models.at(-1).calls.at(-1);
   assert.deepEqual([options.seed, options.topK, options.write, messages.length], [7, 3, false, 3]);
@@ -202,7 +204,8 @@ test("a history is completed with tools of its own, and only what is new is fed"
   );
   const next = await session.complete(history, { tools, onAnswer: (text) => pieces.push(text) });
   assert.equal(pieces.join(""), "the tool said rain");
-  assert.equal(next.prefixTokens, history[0].content.length);
+  assert.equal(next.rollback, null);
+  assert.equal(next.promptTokens - next.prefixTokens, "rain".length);
   assert.equal(next.isCommitted, false);
   const without = await session.complete([{ role: "user", content: 'call weather {"city": "x"}' }]);
   assert.deepEqual(without.toolCalls, []);

@@ -107,6 +107,13 @@ test("sessions share a worker: each has its number, its events, and its own end"
   end();
 });
 
+test("what is no data is refused, and the connection goes on", async () => {
+  const { caller, end } = connect({ measure: async (text) => text.length });
+  await assert.rejects(caller.call("measure", () => "x"), { code: "unsupported" });
+  assert.equal(await caller.call("measure", "ab"), 2);
+  end();
+});
+
 test("closing ends what is under way and all that follows", async () => {
   const { connection, caller, end } = connect({ measure: () => new Promise(() => {}) });
   const call = caller.call("measure", "a");

@@ -5,6 +5,8 @@
 import { createHash } from "node:crypto";
 import { createServer } from "node:http";
 
+const TYPES = { html: "text/html", js: "text/javascript", wasm: "application/wasm" };
+
 export function sha256(bytes) {
   return createHash("sha256").update(bytes).digest("hex");
 }
@@ -77,6 +79,8 @@ export class ModelServer {
     this.requests.push(record);
     for (const [name, value] of Object.entries(this.headers)) response.setHeader(name, value);
     if (!bytes) return void response.writeHead(404).end();
+    const type = TYPES[path.split(".").at(-1)] ?? "application/octet-stream";
+    response.setHeader("content-type", type);
     const etag = this.etags.get(path) ?? `"${sha256(bytes).slice(0, 16)}"`;
     if (this.hasEtags) response.setHeader("etag", etag);
     const match = /^bytes=(\d+)-(\d+)$/.exec(request.headers.range ?? "");

@@ -232,6 +232,27 @@ test("an abort rejects a reply, and ends a stream without an error", async () =>
   assert.ok(calls.at(-1).options.signal.aborted, "leaving the loop ends the reply");
 });
 
+test("another conversation begins with an empty context, the same one goes on", async () => {
+  const replies = Array.from({ length: 9 }, () => ({ pieces: [["answer", "Hi."]] }));
+  const { create, calls } = client(...replies);
+  const user = (content) => ({ role: "user", content });
+  const reply = { role: "assistant", content: "Hi." };
+  const system = { role: "system", content: "Be brief." };
+  const asks = async (...messages) => {
+    const before = calls.length;
+    await create({ messages });
+    return calls.slice(before).map((call) => (call === "newContext" ? "new" : "asked"));
+  };
+  assert.deepEqual(await asks(user("one")), ["asked"]);
+  assert.deepEqual(await asks(user("one")), ["asked"], "asked again");
+  assert.deepEqual(await asks(user("one"), reply, user("two")), ["asked"]);
+  assert.deepEqual(await asks(user("one"), reply, user("three")), ["asked"], "an edit");
+  assert.deepEqual(await asks(system, user("one"), reply, user("three")), ["asked"], "other instructions");
+  assert.deepEqual(await asks(user("one")), ["new", "asked"], "back at the beginning");
+  assert.deepEqual(await asks(system, user("four")), ["new", "asked"]);
+  assert.deepEqual(await asks(system, user("four"), reply, user("five")), ["asked"]);
+});
+
 test("an error in the middle of a stream reaches the reader", async () => {
   const fail = Object.assign(new Error("the GPU refused"), { code: "gpu" });
   const { create } = client({ pieces: [["answer", "Hi"]], fail });

@@ -7,6 +7,10 @@ export function scriptedSession(...replies) {
   return {
     calls,
     model: { name: "scripted" },
+    history: async () => [],
+    async newContext() {
+      calls.push("newContext");
+    },
     async complete(history, options) {
       calls.push({ history, options });
       const { pieces = [], fail, ...rest } = replies.shift() ?? {};

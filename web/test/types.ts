@@ -1,8 +1,8 @@
 /** Compiles only if the shapes of other libraries fit: what they take and give can be exchanged. */
-import type { LanguageModelV4 } from "@ai-sdk/provider";
+import type { LanguageModelV4, ProviderV4 } from "@ai-sdk/provider";
 import type { generateText } from "ai";
 import type OpenAI from "openai";
-import type { DeltamemLanguageModel } from "../lib/ai-sdk.js";
+import type { DeltamemLanguageModel, DeltamemProvider } from "../lib/ai-sdk.js";
 import type { LanguageModel } from "../lib/language-model.js";
 import { createClient, type ChatCompletionMessage, type ChatCompletionMessageParam } from "../lib/openai.js";
 
@@ -28,6 +28,7 @@ export async function openaiFits(
 /** A reply can be put into the next request, of theirs and of ours. */
 export const replyFits = (reply: ChatCompletionMessage): TheirMessage & ChatCompletionMessageParam => reply;
 
+export const providerFits = (provider: DeltamemProvider): ProviderV4 => provider;
 export const modelFits = (model: DeltamemLanguageModel): LanguageModelV4 => model;
 export const modelCanBeUsed = (
   model: DeltamemLanguageModel,

@@ -63,6 +63,7 @@ test("an abort while the prompt is read leaves everything as it was", async () =
     await assert.rejects(begin(abortAt("prompt", 1)), { name: "AbortError" });
   }
   assert.deepEqual(await tab.everything(), before);
+  assert.deepEqual(tab.model.history.map(({ content }) => content), before.texts);
   assert.equal((await tab.say("again")).turn.stopReason, "end_of_sequence");
   await tab.close();
 });
@@ -88,6 +89,7 @@ test("a failed turn leaves context and memory as they were stored", async () => 
   // half a prompt was written when the GPU refused, and the fake takes nothing back
   await assert.rejects(tab.say("fail"), { code: "gpu" });
   assert.deepEqual(await tab.everything(), before);
+  assert.deepEqual(tab.model.history.map(({ content }) => content), before.texts);
   await tab.close();
 });
 
@@ -107,6 +109,7 @@ test("a turn that cannot be stored is taken out of context and memory", async ()
     prototype.put = put;
   }
   assert.deepEqual(await tab.everything(), before);
+  assert.deepEqual(tab.model.history.map(({ content }) => content), before.texts);
   assert.ok((await tab.say("fits")).isCommitted);
   await tab.close();
 });

@@ -17,6 +17,7 @@ mod guide;
 mod history;
 mod ingest;
 mod park;
+mod probe;
 mod reply;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,8 @@
 mod conversation;
 mod files;
 mod inspect;
+mod probe;
+mod self_test;
 mod sha256;
 
 use crate::chat::CivilDate;

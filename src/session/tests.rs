@@ -407,3 +407,31 @@ fn checkpoints_stay_bounded_and_keep_the_beginning() {
     assert_eq!(checkpoints.last_at_or_before(400).unwrap().n_tokens, 0);
     assert_eq!(checkpoints.last_at_or_before(480).unwrap().n_tokens, 480);
 }
+
+#[test]
+fn a_probe_reads_the_memory_and_leaves_no_trace() {
+    let mut s = session();
+    let empty = block_on(s.probe("What is my name?")).unwrap();
+    assert_eq!(empty.len(), s.model.engine.config().vocab_size);
+    let mut other = session();
+    for s in [&mut s, &mut other] {
+        say(s, "My name is Ada.");
+    }
+    let (before, counters) = (state(&s), *s.counters());
+    let with = block_on(s.probe("What is my name?")).unwrap();
+    assert_ne!(with, empty);
+    assert!(state(&s).values == before.values && *s.counters() == counters);
+    // the conversation goes on as if nothing had been asked
+    let [asked, not_asked] = [&mut s, &mut other].map(|s| say(s, "And yours?"));
+    assert_eq!(asked.generated_ids, not_asked.generated_ids);
+    assert_eq!(asked.prompt.prefix_tokens, not_asked.prompt.prefix_tokens);
+    assert_eq!(state(&s).values, state(&other).values);
+    let with = block_on(s.probe("What is my name?")).unwrap();
+    block_on(s.new_context()).unwrap();
+    assert_eq!(with, block_on(s.probe("What is my name?")).unwrap());
+    // a turn that writes reads what it has just written; one that does not begins like the probe
+    let read_only = TurnOptions { write_enabled: false, ..options(&s) };
+    let turn = say_with(&mut s, "What is my name?", &read_only).unwrap();
+    assert_eq!(turn.generated_ids[0], crate::reference::argmax(&with));
+    assert_eq!(block_on(s.probe(" ")).unwrap_err().code(), "messages");
+}

@@ -32,6 +32,26 @@ struct WebTurnOptions {
     overflow: WebOverflow,
     /// For this turn and those that follow.
     thinking: Option<bool>,
+    constraint: Option<WebConstraint>,
+}
+
+/// What a reply must match.
+#[derive(Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+enum WebConstraint {
+    JsonSchema { schema: Value },
+    JsonObject,
+    Regex { pattern: String },
+}
+
+impl From<WebConstraint> for Constraint {
+    fn from(constraint: WebConstraint) -> Constraint {
+        match constraint {
+            WebConstraint::JsonSchema { schema } => Constraint::JsonSchema(schema),
+            WebConstraint::JsonObject => Constraint::JsonObject,
+            WebConstraint::Regex { pattern } => Constraint::Regex(pattern),
+        }
+    }
 }
 
 /// What a reply must match.
@@ -283,6 +303,7 @@ impl WebModel {
             WebOverflow::Evict => Overflow::Evict,
             WebOverflow::Error => Overflow::Error,
         };
+        turn.constraint = given.constraint.map(Constraint::from);
         turn
     }
 }

@@ -18,7 +18,8 @@ mod bounds;
 mod date;
 mod think;
 pub use date::CivilDate;
-pub use think::{ThinkPiece, ThinkSplitter, default_enable_thinking};
+pub(crate) use think::{CLOSE as THINK_CLOSE, OPEN as THINK_OPEN};
+pub use think::{ThinkPiece, ThinkSplitter, answer_part, default_enable_thinking};
 
 /// Largest template accepted, in bytes. The longest known ones have about 30 kB.
 pub const MAX_TEMPLATE_BYTES: usize = 1 << 20;
@@ -50,8 +51,20 @@ impl Role {
     }
 }
 
+/// A function that an assistant wants called.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ToolCall {
+    pub name: String,
+    pub arguments: serde_json::Map<String, serde_json::Value>,
+    /// Ties a result to its call, where a caller counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+}
+
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Message {
     pub role: Role,
     pub content: String,
@@ -59,12 +72,28 @@ pub struct Message {
     /// template, which sees it as `reasoning_content`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning: Option<String>,
+    /// An assistant's calls, beside what it said; templates see them as `tool_calls`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
+    /// Of a tool's result: which call it answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+    /// Of a tool's result: which tool it comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 impl Message {
-    /// A message without reasoning.
+    /// A message that is only text.
     pub fn new(role: Role, content: impl Into<String>) -> Message {
-        Message { role, content: content.into(), reasoning: None }
+        Message {
+            role,
+            content: content.into(),
+            reasoning: None,
+            tool_calls: Vec::new(),
+            tool_call_id: None,
+            name: None,
+        }
     }
 }
 
@@ -77,7 +106,7 @@ pub struct RenderOptions {
     pub enable_thinking: Option<bool>,
     /// What `strftime_now` calls now. Fixed for a conversation: another date is another prompt.
     pub date: CivilDate,
-    /// JSON descriptions of tools.
+    /// JSON descriptions of tools as [`tool_descriptions`] gives them.
     pub tools: Option<Vec<serde_json::Value>>,
     /// Further variables.
     pub extra: serde_json::Map<String, serde_json::Value>,
@@ -99,6 +128,27 @@ impl RenderOptions {
     pub fn with_generation_prompt(&self, add: bool) -> RenderOptions {
         RenderOptions { add_generation_prompt: add, ..self.clone() }
     }
+}
+
+/// Brings descriptions of functions, bare or in OpenAI's wrapping, to the wrapped form that
+/// templates are written for: `{"type": "function", "function": {"name", …}}`.
+///
+/// # Errors
+/// [`Error::Setting`] for what is no function with a name.
+pub fn tool_descriptions(tools: Vec<serde_json::Value>) -> Result<Vec<serde_json::Value>> {
+    let wrapped = |(index, tool): (usize, serde_json::Value)| {
+        let function = tool.get("function").unwrap_or(&tool);
+        let name = function.get("name").and_then(|name| name.as_str());
+        if name.is_none_or(str::is_empty) {
+            let reason = format!("tool {} is no function with a name", index + 1);
+            return Err(Error::Setting { name: "tools", reason });
+        }
+        Ok(match tool.get("function") {
+            Some(_) => tool,
+            None => serde_json::json!({ "type": "function", "function": tool }),
+        })
+    };
+    tools.into_iter().enumerate().map(wrapped).collect()
 }
 
 /// A chat template that parses.
@@ -154,6 +204,11 @@ impl ChatTemplate {
             if let Some(token) = token {
                 context.push((name.into(), token.as_str().into()));
             }
+        }
+        if let Some(tools) = tools {
+            // what SmolLM3's template calls them, which takes them without their wrapping
+            let bare = tools.iter().map(|tool| json_value(tool.get("function").unwrap_or(tool)));
+            context.push(("xml_tools".into(), Value::from_iter(bare)));
         }
         for (name, value) in &options.extra {
             context.push((name.clone(), json_value(value)));
@@ -275,6 +330,30 @@ fn message_value(message: &Message) -> Value {
     ];
     if let Some(reasoning) = &message.reasoning {
         entries.push(("reasoning_content", Value::from(reasoning.as_str())));
+    }
+    if !message.tool_calls.is_empty() {
+        let calls = message.tool_calls.iter().map(tool_call_value);
+        entries.push(("tool_calls", Value::from_iter(calls)));
+    }
+    if let Some(id) = &message.tool_call_id {
+        entries.push(("tool_call_id", Value::from(id.as_str())));
+    }
+    if let Some(name) = &message.name {
+        entries.push(("name", Value::from(name.as_str())));
+    }
+    Value::from_pairs(entries)
+}
+
+/// As in OpenAI's messages, which is what templates are written for.
+fn tool_call_value(call: &ToolCall) -> Value {
+    let arguments = call.arguments.iter().map(|(k, v)| (k.as_str(), json_value(v)));
+    let function = Value::from_pairs([
+        ("name", Value::from(call.name.as_str())),
+        ("arguments", Value::from_pairs(arguments)),
+    ]);
+    let mut entries = vec![("type", Value::from("function")), ("function", function)];
+    if let Some(id) = &call.id {
+        entries.push(("id", Value::from(id.as_str())));
     }
     Value::from_pairs(entries)
 }

@@ -28,7 +28,7 @@ impl Engine {
         }
     }
 
-    /// All logits of the last token fed, after a repetition penalty.
+    /// All logits of the last token fed, after a repetition penalty and a mask.
     ///
     /// # Errors
     /// Device errors.
@@ -36,6 +36,41 @@ impl Engine {
         match self {
             Engine::Gpu(model) => model.last_logits().await,
             Engine::Cpu(model) => model.last_logits(),
+        }
+    }
+
+    /// How much the memory had its say in the last token of the last call that wanted gauges.
+    ///
+    /// # Errors
+    /// [`crate::Error::Setting`] if no call wanted them; device errors.
+    pub async fn last_gauges(&self) -> Result<Vec<Gauge>> {
+        match self {
+            Engine::Gpu(model) => model.last_gauges().await,
+            Engine::Cpu(model) => model.last_gauges(),
+        }
+    }
+
+    /// A copy of KV cache and memory as they are now, on the device that computes them.
+    ///
+    /// # Errors
+    /// [`crate::Error::OutOfMemory`] and other device errors.
+    pub async fn park(&self) -> Result<ParkedContext> {
+        Ok(match self {
+            Engine::Gpu(model) => ParkedContext::Gpu(model.park().await?),
+            Engine::Cpu(model) => ParkedContext::Cpu(model.park()),
+        })
+    }
+
+    /// Puts a copy in the place of KV cache and memory; the copy stays good for another time.
+    ///
+    /// # Errors
+    /// [`crate::Error::Setting`] if another model made the copy; nothing has changed then. Device
+    /// errors.
+    pub fn adopt(&mut self, parked: &ParkedContext) -> Result<()> {
+        match (self, parked) {
+            (Engine::Gpu(model), ParkedContext::Gpu(parked)) => model.adopt(parked),
+            (Engine::Cpu(model), ParkedContext::Cpu(parked)) => model.adopt(parked),
+            _ => Err(foreign_context()),
         }
     }
 
@@ -130,6 +165,47 @@ impl Engine {
     }
 }
 
+/// KV cache and memory of an engine at one moment. Only that engine can go on from it.
+pub enum ParkedContext {
+    Gpu(model::ParkedContext),
+    Cpu(reference::ParkedContext),
+}
+
+/// What adopting the context of another model is answered with.
+pub(crate) fn foreign_context() -> Error {
+    let reason = "it was parked by another model".into();
+    Error::Setting { name: "conversation", reason }
+}
+
+/// One wrapped layer at one token.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Gauge {
+    /// Of the backbone.
+    pub layer: usize,
+    /// Mean of the write gate β over the rows of the state, 0 to 1.
+    pub beta: f32,
+    /// ‖Δo‖ / ‖o‖, o as it comes out of the output projection; `None` if o is not corrected.
+    pub output_ratio: Option<f32>,
+}
+
+impl Gauge {
+    /// From the gates β `[R]`, and the residual stream `[h]` before o is added, after that and
+    /// after Δo is added too.
+    pub fn new(layer: usize, beta: &[f32], residual: Option<[&[f32]; 3]>) -> Gauge {
+        let output_ratio = residual.map(|[before, with_o, with_delta]| {
+            let o = distance(before, with_o);
+            if o > 0.0 { (distance(with_o, with_delta) / o) as f32 } else { 0.0 }
+        });
+        Gauge { layer, beta: beta.iter().sum::<f32>() / beta.len().max(1) as f32, output_ratio }
+    }
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    let squares = a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+    squares.sum::<f64>().sqrt()
+}
+
 /// One forward pass over `tokens`, continuing the KV cache and the memory (SPEC.md section 3).
 #[derive(Debug, Clone, Copy)]
 pub struct Call<'a> {
@@ -202,6 +278,19 @@ impl Wanted<'_> {
                 });
             }
         }
+        if let Some(mask) = self.mask {
+            let vocab_size = config.vocab_size;
+            let bad = |reason: String| Err(Error::Setting { name: "mask", reason });
+            let n_words = vocab_size.div_ceil(32);
+            if mask.len() != n_words {
+                return bad(format!("{} words, {n_words} cover the vocabulary", mask.len()));
+            }
+            let tail = u32::MAX >> (32 * n_words - vocab_size);
+            let (last, whole) = mask.split_last().map_or((0, mask), |(last, w)| (last & tail, w));
+            if last == 0 && whole.iter().all(|word| *word == 0) {
+                return bad("it rules out every token".into());
+            }
+        }
         Ok(())
     }
 }
@@ -212,8 +301,13 @@ pub struct Wanted<'a> {
     pub logits: WantedLogits,
     /// Applied to the last token's logits before `Argmax`, `TopK` and `Last`.
     pub repetition: Option<RepetitionPenalty<'a>>,
+    /// Which tokens the next one can be, `[ceil(vocab_size / 32)]`, token i at bit i mod 32 of word
+    /// i / 32; the others get −∞, after a penalty, before `Argmax`, `TopK` and `Last`.
+    pub mask: Option<&'a [u32]>,
     /// Reads ρ of every wrapped layer and hidden states of every layer, for replay.
     pub intermediates: bool,
+    /// Keeps what [`Engine::last_gauges`] reads.
+    pub gauges: bool,
 }
 
 /// Which logits a call hands back.

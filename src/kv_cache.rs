@@ -11,6 +11,8 @@ use crate::shader::Storage;
 pub struct KvCache {
     /// (keys, values) of each layer.
     pub layers: Vec<(wgpu::Buffer, wgpu::Buffer)>,
+    /// Bytes of one position in one buffer.
+    pub position_bytes: u64,
 }
 
 impl KvCache {
@@ -29,7 +31,7 @@ impl KvCache {
             let values = gpu.storage(&format!("values of layer {layer}"), bytes).await?;
             layers.push((keys, values));
         }
-        Ok(KvCache { layers })
+        Ok(KvCache { layers, position_bytes: layer_bytes(config, storage, 1) })
     }
 }
 

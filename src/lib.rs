@@ -2,6 +2,7 @@
 
 pub mod chat;
 pub mod config;
+pub mod constraint;
 pub mod engine;
 pub mod error;
 pub mod footprint;
@@ -25,6 +26,7 @@ pub mod spans;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod store;
 pub mod tokenizer;
+pub mod tool_calls;
 #[cfg(target_arch = "wasm32")]
 pub mod web;
 pub mod weights;

@@ -2,14 +2,14 @@
 //! format (SPEC.md section 10) apart from its session part; runs on any [`Engine`].
 
 mod case;
-#[cfg(not(target_arch = "wasm32"))]
+mod files;
 mod fixture;
 mod session;
 #[cfg(test)]
 mod tests;
 
 pub use case::{Case, MAX_CASE_BYTES, Recipe, Step, StepKind, Tolerance};
-#[cfg(not(target_arch = "wasm32"))]
+pub use files::FixtureFiles;
 pub use fixture::Fixture;
 pub use session::{SessionCase, SessionReplay};
 
@@ -50,6 +50,11 @@ pub struct ReplayReport {
     pub hidden: Option<Worst>,
     /// Greedy tokens that we chose too, "n/m".
     pub greedy: String,
+    /// The same as numbers.
+    #[serde(skip)]
+    pub greedy_matching: usize,
+    #[serde(skip)]
+    pub greedy_tokens: usize,
     /// Where another token has the largest logit.
     pub argmax_failures: Vec<String>,
     pub tolerance: f64,
@@ -103,6 +108,8 @@ pub async fn replay(
             reads: None,
             hidden: None,
             greedy: String::new(),
+            greedy_matching: 0,
+            greedy_tokens: 0,
             argmax_failures: Vec::new(),
             tolerance: case.tolerance.value,
             labels,
@@ -110,8 +117,6 @@ pub async fn replay(
             session: None,
         },
         expected,
-        n_greedy: 0,
-        n_agreed: 0,
         last_argmax: None,
         used: HashSet::new(),
     };
@@ -128,12 +133,12 @@ pub async fn replay(
             report.notes.push(format!("`{name}` was recorded, but belongs to no step"));
         }
     }
-    report.greedy = format!("{}/{}", run.n_agreed, run.n_greedy);
+    report.greedy = format!("{}/{}", report.greedy_matching, report.greedy_tokens);
     let worst = [&report.logits, &report.state, &report.reads, &report.hidden];
     let is_close = |worst: &Worst| worst.error < report.tolerance;
     report.passed = worst.into_iter().flatten().all(is_close)
         && report.argmax_failures.is_empty()
-        && run.n_agreed == run.n_greedy;
+        && report.greedy_matching == report.greedy_tokens;
     Ok(report)
 }
 
@@ -142,8 +147,6 @@ struct Run<'a> {
     /// Wrapped layers, ascending.
     layers: Vec<usize>,
     report: ReplayReport,
-    n_greedy: usize,
-    n_agreed: usize,
     /// Of the last logits row.
     last_argmax: Option<u32>,
     /// Names of the recorded tensors that were compared or loaded.
@@ -226,8 +229,9 @@ impl Run<'_> {
         for start in (0..n_tokens).step_by(call_len) {
             let range = start..start + call_len;
             if step.greedy && self.last_argmax.is_some() {
-                self.n_greedy += 1;
-                self.n_agreed += usize::from(self.last_argmax == Some(step.input_ids[start]));
+                self.report.greedy_tokens += 1;
+                let agrees = self.last_argmax == Some(step.input_ids[start]);
+                self.report.greedy_matching += usize::from(agrees);
             }
             let ids = |ids: &'_ Option<Vec<i64>>| -> Option<Vec<i64>> {
                 let ids = ids.as_ref()?;

@@ -207,7 +207,7 @@ fn find(haystack: &[u32], needle: &[u32]) -> Option<usize> {
 
 /// Cuts before each match of `\n{2,}|(?<=[.!?;:])["')\]”’]*\s+`; the match starts the next chunk.
 /// Written out because the regex crate has no look-behind.
-fn split_sentences(text: &str) -> Vec<&str> {
+pub fn split_sentences(text: &str) -> Vec<&str> {
     let mut chunks = Vec::new();
     let (mut start, mut at) = (0, 0);
     let mut previous = None;

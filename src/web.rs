@@ -1,15 +1,19 @@
 //! What a page or a worker calls: one class over [`Session`]. Owns the conversion between JavaScript
-//! values and this crate's types, and nothing else; compiled for wasm32 only.
+//! values and this crate's types, and nothing else; compiled for wasm32 only. Here is loading and
+//! the memory; `web/` has the rest, a topic a file.
 //!
 //! Settings and results travel as JSON text with camelCase keys. Methods that write borrow the whole
 //! model until their promise settles, so a second call before that throws wasm-bindgen's "recursive
 //! use of an object": callers queue (the worker does).
 
+mod conversation;
 mod files;
 mod inspect;
+mod probe;
+mod self_test;
 mod sha256;
 
-use crate::chat::{CivilDate, Message, ThinkPiece};
+use crate::chat::CivilDate;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, GpuOptions};
@@ -17,13 +21,12 @@ use crate::loaded::{Device, LoadedModel};
 use crate::memory_file::MemoryFile;
 use crate::model::LoadOptions;
 use crate::nano;
-use crate::session::{Session, SessionOptions, Turn, TurnOptions};
+use crate::session::{Session, SessionOptions};
 use crate::shader::Storage;
 use js_sys::{Float32Array, Function, JsString, Reflect, Uint8Array};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use std::ops::ControlFlow;
 use wasm_bindgen::prelude::*;
 
 /// Largest whole number that a JavaScript number keeps exact.
@@ -55,23 +58,6 @@ struct WebLoadOptions {
     date: Option<String>,
     /// The text of the adapter's configuration, for `inspect`, which gets no files.
     delta_config: Option<String>,
-}
-
-/// What `turn` can be told; what is not given comes from the model's files.
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-struct WebTurnOptions {
-    temperature: Option<f32>,
-    top_k: Option<usize>,
-    top_p: Option<f32>,
-    min_p: Option<f32>,
-    repetition_penalty: Option<f32>,
-    /// Another one each time if not given.
-    seed: Option<u64>,
-    max_tokens: Option<usize>,
-    stop: Vec<String>,
-    /// False reads the memory and leaves it as it is.
-    write: Option<bool>,
 }
 
 /// A loaded model and its conversation.
@@ -135,73 +121,6 @@ impl WebModel {
         .to_string()
     }
 
-    /// Answers a message; resolves to the finished turn as JSON. `on_piece` gets ("answer" or
-    /// "thought", text) and ends the reply by returning false; if it throws, the reply ends too
-    /// and the promise is rejected with what it threw.
-    pub async fn turn(
-        &mut self,
-        text: String,
-        options: String,
-        #[wasm_bindgen(
-            unchecked_param_type = "(kind: 'answer' | 'thought', text: string) => boolean"
-        )]
-        on_piece: Function,
-    ) -> JsResult<String> {
-        let options = self.turn_options(&options).map_err(js_error)?;
-        let mut thrown = None;
-        let mut on_piece = |piece: &ThinkPiece| {
-            let (kind, text) = match piece {
-                ThinkPiece::Thought(text) => ("thought", text),
-                ThinkPiece::Answer(text) => ("answer", text),
-            };
-            match on_piece.call2(&JsValue::UNDEFINED, &kind.into(), &text.into()) {
-                Ok(answer) if answer == JsValue::FALSE => ControlFlow::Break(()),
-                Ok(_) => ControlFlow::Continue(()),
-                Err(error) => {
-                    thrown.get_or_insert(error);
-                    ControlFlow::Break(())
-                }
-            }
-        };
-        let turn = self.session.turn(&text, &options, &mut on_piece).await.map_err(js_error)?;
-        match thrown {
-            Some(error) => Err(error),
-            None => Ok(turn_json(&turn).to_string()),
-        }
-    }
-
-    /// The conversation as JSON: `[{role, content}]`.
-    pub fn messages(&self) -> String {
-        json!(self.session.messages()).to_string()
-    }
-
-    /// Continues a conversation of before, given as JSON `[{role, content}]`, without writing it
-    /// into the memory again. Resolves to what was fed, as JSON.
-    pub async fn resume(&mut self, messages: String) -> JsResult<String> {
-        let messages: Vec<Message> = serde_json::from_str(&messages)
-            .map_err(|e| js_error(Error::Messages { reason: e.to_string() }))?;
-        let ingest = self.session.resume(messages).await.map_err(js_error)?;
-        Ok(camel_case(json!(ingest)).to_string())
-    }
-
-    /// Forgets the conversation; the memory stays.
-    #[wasm_bindgen(js_name = newContext)]
-    pub async fn new_context(&mut self) -> JsResult<()> {
-        self.session.new_context().await.map_err(js_error)
-    }
-
-    /// Takes the last turn back, with what it wrote; false if there is none to take back.
-    #[wasm_bindgen(js_name = undoTurn)]
-    pub async fn undo_turn(&mut self) -> JsResult<bool> {
-        self.session.undo_turn().await.map_err(js_error)
-    }
-
-    /// Pauses writing into the memory, or goes on.
-    #[wasm_bindgen(js_name = setWritePaused)]
-    pub fn set_write_paused(&mut self, paused: bool) {
-        self.session.set_write_paused(paused);
-    }
-
     /// The memory as the bytes of a `.dmem` file; `now_ms` is Unix time.
     #[wasm_bindgen(js_name = exportMemory)]
     pub async fn export_memory(&mut self, now_ms: f64) -> JsResult<Uint8Array> {
@@ -251,41 +170,10 @@ impl WebModel {
         Ok(Float32Array::from(state.values.as_slice()))
     }
 
-    /// Tokens in the context window.
-    #[wasm_bindgen(js_name = contextUsage)]
-    pub fn context_usage(&self) -> usize {
-        self.session.processed_tokens().len()
-    }
-
     /// Most tokens that fit into the context window.
     #[wasm_bindgen(js_name = contextWindow)]
     pub fn context_window(&self) -> usize {
         self.session.model().engine.context_window()
-    }
-
-    /// Tokens that this text takes.
-    pub fn measure(&self, text: &str) -> JsResult<usize> {
-        Ok(self.session.model().tokenizer.encode(text).map_err(js_error)?.len())
-    }
-}
-
-impl WebModel {
-    fn turn_options(&self, options: &str) -> Result<TurnOptions> {
-        let given: WebTurnOptions = parse(options)?;
-        let mut turn = self.session.default_turn_options();
-        let sampling = &mut turn.sampling;
-        sampling.temperature = given.temperature.unwrap_or(sampling.temperature);
-        sampling.top_k = given.top_k.unwrap_or(sampling.top_k);
-        sampling.top_p = given.top_p.unwrap_or(sampling.top_p);
-        sampling.min_p = given.min_p.unwrap_or(sampling.min_p);
-        sampling.repetition_penalty =
-            given.repetition_penalty.unwrap_or(sampling.repetition_penalty);
-        let random_seed = || (js_sys::Math::random() * MAX_EXACT) as u64;
-        sampling.seed = given.seed.unwrap_or_else(random_seed);
-        turn.max_new_tokens = given.max_tokens.unwrap_or(turn.max_new_tokens);
-        turn.stop = given.stop;
-        turn.write_enabled = given.write.unwrap_or(true);
-        Ok(turn)
     }
 }
 
@@ -360,22 +248,6 @@ fn copy(array: &Uint8Array, name: &str) -> Result<Vec<u8>> {
     bytes.resize(length, 0);
     array.copy_to(&mut bytes);
     Ok(bytes)
-}
-
-fn turn_json(turn: &Turn) -> Value {
-    camel_case(json!({
-        "answer": turn.answer,
-        "thoughts": turn.thoughts,
-        "stopReason": turn.stop_reason,
-        "generatedTokens": turn.generated_ids.len(),
-        "generatedIds": turn.generated_ids,
-        "promptTokens": turn.prompt.full_tokens,
-        "prompt": turn.prompt,
-        "closing": turn.closing,
-        "promptSeconds": turn.prompt_time.as_secs_f64(),
-        "decodeSeconds": turn.decode_time.as_secs_f64(),
-        "memoryNorms": [turn.memory_norms.0, turn.memory_norms.1],
-    }))
 }
 
 /// The same with every key as JavaScript writes it: `prev_tokens` becomes `prevTokens`.

@@ -112,7 +112,7 @@ fn every_command_has_help() {
     let home = Home::new();
     let memory = ["list", "show", "export", "import", "diff", "forget", "snapshots", "undo"];
     let mut commands: Vec<Vec<&str>> = vec![vec![]];
-    let top = ["chat", "run", "generate", "replay", "doctor", "bench", "memory"];
+    let top = ["chat", "run", "generate", "replay", "doctor", "bench", "probe", "memory"];
     commands.extend(top.map(|name| vec![name]));
     commands.extend(memory.map(|name| vec!["memory", name]));
     for mut command in commands {
@@ -434,7 +434,54 @@ fn generate_prints_one_object() {
     assert_eq!(home.run(&bare).ok().json()["memory"], Value::Null);
 }
 
+#[test]
+fn generate_keeps_to_a_form() {
+    let home = Home::new();
+    let run = |more: &[&str]| {
+        let talk = ["generate", "hello", "--cpu", "--seed", "3", "--max-tokens", "60"];
+        home.run(&[&talk[..], more].concat())
+    };
+    let reply = run(&["--regex", "^(yes|no)$"]).ok();
+    assert!(["yes", "no"].contains(&reply.out.trim()), "{reply:?}");
+    let schema = home.path("schema.json");
+    std::fs::write(&schema, r#"{"type": "array", "items": {"enum": ["é"]}, "maxItems": 2}"#)
+        .expect("a file");
+    let schema = schema.to_str().expect("a path in UTF-8");
+    let reply = run(&["--json-schema", schema]).ok();
+    let list: Vec<String> = serde_json::from_str(&reply.out).expect("JSON");
+    assert!(list.len() <= 2 && list.iter().all(|item| item == "é"), "{reply:?}");
+    let reply = run(&["--json-object", "--json"]).ok().json();
+    assert!(reply["text"].as_str().is_some_and(|text| text.starts_with('{')), "{reply}");
+
+    run(&["--regex", "("]).expect(1).err_has("[constraint]");
+    run(&["--json-schema", "nowhere.json"]).expect(1).err_has("nowhere.json");
+    run(&["--regex", "a", "--json-object"]).expect(2);
+}
+
 /// Starts a chat with an open input.
+#[test]
+fn probe_shows_what_a_memory_changes() {
+    let home = Home::new();
+    home.run(&["probe", "hello", "--cpu"]).expect(1).err_has("no memory");
+    one_turn(&home, "default");
+    let text = home.run(&["probe", "hello", "--cpu", "--top", "3"]).ok();
+    text.out_has("without");
+    assert!((4..=7).contains(&text.out.lines().count()), "{text:?}");
+
+    let found = home.run(&["probe", "hello", "--cpu", "--json"]).ok().json();
+    let logits = |key: &str| found[key].as_array().expect("logits").clone();
+    assert_eq!(logits("logits").len(), logits("logits_without").len());
+    assert_ne!(logits("logits"), logits("logits_without"));
+    assert!(found["tokens"].as_array().is_some_and(|tokens| tokens.len() >= 10));
+    home.exported("default");
+    let file = home.path("exported.dmem");
+    let file = file.to_str().expect("a plain name");
+    let again = home.run(&["probe", "hello", "--cpu", "--json", "--memory", file]).ok().json();
+    assert_eq!(again["logits"], found["logits"]);
+    let other = ["probe", "hello", "--cpu", "--memory", file, "--weights", "q8"];
+    home.run(&other).expect(1).err_has("[memory_mismatch]");
+}
+
 fn start_chat(home: &Home, more: &[&str]) -> Child {
     let mut arguments = vec!["chat", "--cpu", "--seed", "1"];
     arguments.extend(more);

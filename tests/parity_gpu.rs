@@ -90,7 +90,7 @@ fn run(engine: &mut Engine, fixture: &Fixture) -> Vec<(String, Vec<f32>)> {
             sentence_ids: None,
             write_enabled: true,
         };
-        let wanted = Wanted { logits: WantedLogits::All, intermediates: true, repetition: None };
+        let wanted = Wanted { logits: WantedLogits::All, intermediates: true, ..Wanted::default() };
         let outputs = pollster::block_on(engine.forward(&call, wanted)).expect("a call");
         let Outputs { logits, reads, hidden, .. } = outputs;
         results.push((format!("logits of call {index}"), logits));

@@ -131,6 +131,34 @@ fn reasoning_is_shown_if_the_template_asks() {
 }
 
 #[test]
+fn tool_calls_and_results_arrive_as_in_transformers() {
+    let json = r#"[{"role":"assistant","content":"","toolCalls":[{"name":"weather","arguments":{"z":1,"a":"é"},"id":"c1"}]},{"role":"tool","content":"rain","toolCallId":"c1","name":"weather"}]"#;
+    let messages: Vec<Message> = serde_json::from_str(json).unwrap();
+    assert_eq!(serde_json::to_string(&messages).unwrap(), json);
+    let source = "{% for m in messages %}{{ m.role }}{% if m.tool_calls %}{% for c in m.tool_calls %} {{ c.type }} {{ c.id }} {{ c.function.name }} {{ c.function.arguments | tojson }}{% endfor %}{% endif %} {{ m.tool_call_id }} {{ m.name }}|{% endfor %}";
+    assert_eq!(
+        render(source, &messages, &options()).unwrap(),
+        r#"assistant function c1 weather {"z": 1, "a": "é"}  |tool c1 weather|"#
+    );
+    let plain = Message::new(Role::Assistant, "no call");
+    assert_eq!(render(source, &[plain], &options()).unwrap(), "assistant  |");
+}
+
+#[test]
+fn tools_are_wrapped_once_and_must_have_names() {
+    let bare = json!({"name": "f", "parameters": {}});
+    let whole = json!({"type": "function", "function": bare});
+    let tools = tool_descriptions(vec![bare.clone(), whole.clone()]).unwrap();
+    assert_eq!(tools, [whole.clone(), whole]);
+    let with = RenderOptions { tools: Some(tools), ..options() };
+    let source = "{% for t in xml_tools %}{{ t.name }}{% endfor %}";
+    assert_eq!(render(source, &[], &with).unwrap(), "ff");
+    for bad in [json!({}), json!("f"), json!({"name": ""}), json!({"function": {"name": 1}})] {
+        assert_eq!(tool_descriptions(vec![bad]).unwrap_err().code(), "setting");
+    }
+}
+
+#[test]
 fn hostile_templates_end_in_an_error() {
     let hostile = [
         "{% for",

@@ -142,7 +142,7 @@ fn load(memory: &StoredMemory) -> Result<MemoryFile> {
 }
 
 /// A profile's memory, or a file's if the name looks like one.
-fn resolve(name: &str, model: &ModelOptions) -> Result<MemoryFile> {
+pub fn resolve(name: &str, model: &ModelOptions) -> Result<MemoryFile> {
     let looks_like_file = name.contains(['/', std::path::MAIN_SEPARATOR])
         || name.ends_with(&format!(".{FILE_EXTENSION}"));
     match looks_like_file {

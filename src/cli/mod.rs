@@ -12,6 +12,7 @@ mod keeper;
 mod memory;
 mod options;
 mod output;
+mod probe;
 mod replay;
 mod talk;
 
@@ -40,6 +41,8 @@ enum Command {
     Doctor(doctor::DoctorOptions),
     /// Measure loading, prefill and decode
     Bench(bench::BenchOptions),
+    /// Show what a memory changes about an answer's first token
+    Probe(probe::ProbeOptions),
     /// Look at, export, import and forget stored memories
     Memory(memory::MemoryOptions),
 }
@@ -58,6 +61,7 @@ pub fn main() -> ExitCode {
         Command::Replay(options) => replay::run(&options),
         Command::Doctor(options) => doctor::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Probe(options) => probe::run(&options),
         Command::Memory(options) => memory::run(&options),
     };
     match result {

@@ -10,8 +10,7 @@ use anyhow::Result;
 use clap::Args;
 use deltamem::loaded::Device;
 use deltamem::model::{DEFAULT_CHUNK, LoadOptions};
-use deltamem::reference;
-use deltamem::replay::{Fixture, Labels, ReplayReport, replay};
+use deltamem::replay::{Fixture, Labels, ReplayReport};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -126,16 +125,6 @@ fn replay_folder(
         Chunk::Whole => whole,
     };
     let load = LoadOptions { weights, kv, chunk, logits_rows: chunk, context_window: None };
-    let engine = match device {
-        Device::Gpu(gpu) => pollster::block_on(fixture.gpu_engine(gpu.clone(), load.clone())),
-        Device::Cpu => fixture.cpu_engine(reference::Options {
-            context_window: whole,
-            chunk: Some(chunk),
-            weights,
-            kv,
-        }),
-    };
-    let mut engine = engine?;
     let labels = Labels {
         adapter: device_name(device),
         weights: weights.name().into(),
@@ -145,16 +134,8 @@ fn replay_folder(
             Chunk::Whole => None,
         },
     };
-    let steps = replay(&fixture.case, fixture.expected.as_ref(), &mut engine, labels);
-    let mut report = pollster::block_on(steps)?;
     // Other weights choose other tokens, and a conversation that differs cannot be compared.
-    if options.is_exact() {
-        report.session = pollster::block_on(fixture.replay_session(device, &load))?;
-        report.passed &= report.session.as_ref().is_none_or(|session| session.passed);
-    } else if fixture.case.session.is_some() {
-        report.notes.push("the session's turns are only replayed with f32 weights and keys".into());
-    }
-    Ok(report)
+    pollster::block_on(fixture.replay(device, &load, labels, options.is_exact()))
 }
 
 /// The report as it is printed, and whether it counts as good.

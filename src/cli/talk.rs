@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How replies are made; what is not given comes from the model's files.
-#[derive(Args, Debug, Clone)]
+#[derive(Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Reply")]
 pub struct TalkOptions {
     /// The system message

@@ -11,6 +11,7 @@ use crate::matrix::{Matrix, Uploader};
 use crate::memory::MemoryDims;
 use crate::shader::Storage;
 use crate::weights::TensorSource;
+use std::sync::Arc;
 
 /// Tokens of a prefill that go through the layers together.
 pub const DEFAULT_CHUNK: usize = 64;
@@ -156,10 +157,13 @@ impl Model {
             last_logits_row: None,
             kernels,
             buffers,
+            cache,
             embed,
             layers,
             head,
             groups: None,
+            gauges: None,
+            identity: Arc::new(()),
             gpu,
         };
         if model.delta.is_some() {
@@ -593,12 +597,16 @@ impl Loader<'_> {
         let n = config.vocab_size as u32;
         let penalty =
             kernels::repetition_penalty(kernels, gpu, config.vocab_size, &b.penalty_ids, &b.logits);
+        let penalty = penalty.await?;
+        let params = kernels::MaskLogitsParams { n };
+        let mask = kernels::mask_logits(kernels, gpu, params, &b.mask, &b.logits).await?;
         Ok(Head {
             norm_all,
             logits_all,
             norm_last,
             logits_last,
-            penalty: penalty.await?,
+            penalty,
+            mask,
             argmax: kernels::argmax(
                 kernels,
                 gpu,

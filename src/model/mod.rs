@@ -2,21 +2,27 @@
 //! chunks, write plan, dispatch order, read-back. `load.rs` makes the operations it records.
 
 mod buffers;
+mod gauges;
 mod load;
+mod park;
 
 pub use load::{DEFAULT_CHUNK, DEFAULT_CONTEXT, LoadOptions, context_window};
+pub use park::ParkedContext;
 
 use crate::config::{DeltaConfig, ModelConfig};
 use crate::engine::{Call, MAX_TOP_K, Outputs, RepetitionPenalty, TopK, Wanted, WantedLogits};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::{Op, Step};
+use crate::kv_cache::KvCache;
 use crate::memory::{MemoryDims, MemoryState};
 use crate::reference;
 use crate::shader::TOP_K_CAPACITY;
 use crate::write_plan::WritePlan;
 use buffers::Buffers;
+use gauges::Gauges;
 use load::GroupWrites;
+use std::sync::Arc;
 
 /// A loaded model with its KV cache and its memory.
 #[derive(Debug)]
@@ -33,10 +39,15 @@ pub struct Model {
     last_logits_row: Option<usize>,
     kernels: crate::kernels::Kernels,
     buffers: Buffers,
+    cache: KvCache,
     embed: Vec<Op>,
     layers: Vec<Layer>,
     head: Head,
     groups: Option<GroupWrites>,
+    /// Made when a call first wants them.
+    gauges: Option<Gauges>,
+    /// Tells this model from others.
+    identity: Arc<()>,
 }
 
 /// Operations of one decoder layer.
@@ -96,6 +107,7 @@ struct Head {
     norm_last: Op,
     logits_last: Vec<Op>,
     penalty: Op,
+    mask: Op,
     argmax: Op,
     top_k: Op,
 }
@@ -162,6 +174,9 @@ impl Model {
         if n_groups > 0 {
             self.make_room_for_groups(n_groups).await?;
         }
+        if wanted.gauges && self.gauges.is_none() {
+            self.gauges = Some(Gauges::new(&self.gpu, self).await?);
+        }
         let capture = match wanted.intermediates {
             true => Some(Capture::new(&self.gpu, self, call.tokens.len()).await?),
             false => None,
@@ -172,6 +187,9 @@ impl Model {
         };
         if let Some(repetition) = wanted.repetition {
             self.upload_penalty(repetition);
+        }
+        if let Some(mask) = wanted.mask {
+            self.gpu.queue.write_buffer(&self.buffers.mask, 0, bytemuck::cast_slice(mask));
         }
 
         let mut outputs = Outputs::default();
@@ -197,7 +215,8 @@ impl Model {
             {
                 encoder.clear_buffer(&groups.mean, 0, None);
             }
-            self.record_layers(&mut encoder, &step, &chunk_plan, capture.as_ref(), start);
+            let gauges = self.gauges.as_ref().filter(|_| wanted.gauges && end == n_tokens);
+            self.record_layers(&mut encoder, &step, &chunk_plan, capture.as_ref(), start, gauges);
             if end == n_tokens && n_groups > 0 {
                 self.record_group_writes(&mut encoder, &step);
             }
@@ -222,7 +241,7 @@ impl Model {
         Ok(outputs)
     }
 
-    /// The last call's logits of its last token (after a repetition penalty), `[vocab_size]`.
+    /// The last call's logits of its last token (after a repetition penalty and a mask), `[vocab_size]`.
     ///
     /// # Errors
     /// [`Error::Setting`] if no call has computed any; [`Error::Gpu`] from the device.
@@ -298,12 +317,22 @@ impl Model {
         plan: &WritePlan,
         capture: Option<&Capture>,
         first_token: usize,
+        gauges: Option<&Gauges>,
     ) {
         // one pass for all layers, unless something is copied out between them
         let mut pass = encoder.begin_compute_pass(&Default::default());
         record_all(&self.embed, &mut pass, step);
         for (index, layer) in self.layers.iter().enumerate() {
-            self.record_layer(&mut pass, layer, index, step, plan);
+            self.record_attention(&mut pass, layer, index, step, plan);
+            match (gauges, &layer.memory) {
+                (Some(gauges), Some(memory)) => {
+                    drop(pass);
+                    gauges.record(encoder, self, layer, memory, index, step);
+                    pass = encoder.begin_compute_pass(&Default::default());
+                }
+                _ => self.record_output(&mut pass, layer, step),
+            }
+            self.record_feed_forward(&mut pass, layer, step);
             if let Some(capture) = capture {
                 drop(pass);
                 capture.record(encoder, self, index, first_token, step.n_tokens as usize);
@@ -312,8 +341,9 @@ impl Model {
         }
     }
 
-    /// One decoder layer; reads like SPEC.md section 1 with section 2 between its lines.
-    fn record_layer(
+    /// The first part of a decoder layer; with the other two it reads like SPEC.md section 1 with
+    /// section 2 between its lines.
+    fn record_attention(
         &self,
         pass: &mut wgpu::ComputePass<'_>,
         layer: &Layer,
@@ -341,10 +371,17 @@ impl Model {
         record_all(&layer.qk_norm, pass, step);
         layer.rope_kv.record(pass, step);
         layer.attention.record(pass, step);
+    }
+
+    /// x += o, then + Δo.
+    fn record_output(&self, pass: &mut wgpu::ComputePass<'_>, layer: &Layer, step: &Step) {
         layer.output.record(pass, step);
         if let Some(memory) = &layer.memory {
             record_all(&memory.correct_output, pass, step);
         }
+    }
+
+    fn record_feed_forward(&self, pass: &mut wgpu::ComputePass<'_>, layer: &Layer, step: &Step) {
         layer.post_norm.record(pass, step);
         layer.gate_up.record(pass, step);
         layer.silu_mul.record(pass, step);
@@ -385,6 +422,9 @@ impl Model {
                 self.last_logits_row = Some(0);
                 if wanted.repetition.is_some() {
                     self.head.penalty.record(&mut pass, step);
+                }
+                if wanted.mask.is_some() {
+                    self.head.mask.record(&mut pass, step);
                 }
                 match wanted.logits {
                     WantedLogits::Argmax => self.head.argmax.record(&mut pass, step),

@@ -5,7 +5,7 @@ use super::adapter::Adapter;
 use super::memory::raw_width;
 use super::*;
 use crate::config::{DeltaConfig, DeltaHead, ModelConfig};
-use crate::engine::{Call, Outputs, Wanted, WantedLogits};
+use crate::engine::{Call, Gauge, Outputs, Wanted, WantedLogits, foreign_context};
 use crate::error::{Error, Result};
 use crate::memory::{MemoryDims, MemoryState};
 use crate::rope::RopeTable;
@@ -13,6 +13,7 @@ use crate::shader::Storage;
 use crate::weights::TensorSource;
 use crate::weights::quantize::round_trip;
 use crate::write_plan::WritePlan;
+use std::sync::Arc;
 
 /// How a model is loaded and run.
 #[derive(Debug, Clone)]
@@ -49,8 +50,20 @@ pub struct Model {
     kv: Vec<KvCache>,
     n_past: usize,
     memory: MemoryState,
-    /// The last token's logits in the last call that computed any, after its penalty. `[vocab]`
+    /// The last token's logits in the last call that computed any, after penalty and mask. `[vocab]`
     last_logits: Option<Vec<f32>>,
+    /// Of the last token in the last call that wanted gauges.
+    last_gauges: Option<Vec<Gauge>>,
+    /// Tells this model from others.
+    identity: Arc<()>,
+}
+
+/// KV cache and memory of a [`Model`] at one moment.
+pub struct ParkedContext {
+    kv: Vec<KvCache>,
+    n_past: usize,
+    memory: MemoryState,
+    identity: Arc<()>,
 }
 
 /// One decoder layer's weights; matrices are `[out, in]`.
@@ -146,6 +159,8 @@ impl Model {
             n_past: 0,
             memory: MemoryState::zeros(dims),
             last_logits: None,
+            last_gauges: None,
+            identity: Arc::new(()),
             config: config.clone(),
             delta: adapter.map(|(delta, _)| delta.clone()),
             options,
@@ -172,14 +187,18 @@ impl Model {
             let tokens = &call.tokens[range.clone()];
             let plan = plan.slice(range.clone());
             let mut x = embed(tokens, &self.embed_tokens, hidden_size);
+            let mut gauges = wanted.gauges.then(Vec::new);
             for layer in 0..self.config.n_layers {
-                let reads = self.layer(layer, &mut x, &plan, &mut means);
+                let reads = self.layer(layer, &mut x, &plan, &mut means, gauges.as_mut());
                 if wanted.intermediates {
                     outputs.hidden[layer].extend_from_slice(&x);
                     if let Some((index, reads)) = reads {
                         outputs.reads[index].extend(reads);
                     }
                 }
+            }
+            if gauges.is_some() {
+                self.last_gauges = gauges;
             }
             self.n_past += tokens.len();
             match wanted.logits {
@@ -207,6 +226,7 @@ impl Model {
         x: &mut [f32],
         plan: &WritePlan,
         means: &mut [Vec<f32>],
+        gauges: Option<&mut Vec<Gauge>>,
     ) -> Option<(usize, Vec<f32>)> {
         let (config, layer) = (&self.config, &self.layers[index]);
         let (h, eps, n_past) = (config.hidden_size, config.rms_norm_eps, self.n_past);
@@ -222,6 +242,7 @@ impl Model {
         matmul(&n, &layer.v, h, &mut v, Output::Store);
 
         let mut reads = None;
+        let mut beta = Vec::new();
         if let (Some(delta), Some(adapter)) = (&self.delta, &layer.adapter) {
             let width = raw_width(delta);
             let mut raw = vec![0.0; n_tokens * width];
@@ -245,6 +266,7 @@ impl Model {
                 }
             }
             reads = Some((adapter.index, rho));
+            beta = projected.write;
         }
 
         if let Some((q_norm, k_norm)) = &layer.qk_norm {
@@ -258,9 +280,18 @@ impl Model {
         let (n_heads, n_kv_heads) = (config.n_heads, config.n_kv_heads);
         kv_write(&mut self.kv[index], &k, &v, self.options.kv == Storage::F16);
         let attended = attention(&q, &self.kv[index], n_past, n_heads, n_kv_heads, config.head_dim);
+        let last = x.len() - h;
+        let before = gauges.is_some().then(|| x[last..].to_vec());
         matmul(&attended, &layer.o, config.q_size(), x, Output::Add);
         if let (Some(adapter), Some((_, rho))) = (&layer.adapter, &reads) {
+            let with_o = gauges.is_some().then(|| x[last..].to_vec());
             adapter.add_delta_o(rho, x);
+            if let (Some(gauges), Some(before), Some(with_o)) = (gauges, before, with_o) {
+                let is_corrected = adapter.corrections[DeltaHead::O as usize].is_some();
+                let residual = is_corrected.then_some([&before[..], &with_o[..], &x[last..]]);
+                let beta = &beta[beta.len() - adapter.n_rows..];
+                gauges.push(Gauge::new(index, beta, residual));
+            }
         }
 
         rms_norm(x, &layer.post_norm, eps, &mut n, Output::Store);
@@ -310,6 +341,9 @@ impl Model {
         if let Some(repetition) = &wanted.repetition {
             repetition_penalty(&mut logits, repetition);
         }
+        if let Some(mask) = wanted.mask {
+            mask_logits(&mut logits, mask);
+        }
         match wanted.logits {
             WantedLogits::Argmax => outputs.argmax = Some(argmax(&logits)),
             WantedLogits::TopK { k, temperature } => {
@@ -325,7 +359,7 @@ impl Model {
         wanted.check(&self.config)
     }
 
-    /// The last call's logits of its last token (after a repetition penalty), `[vocab_size]`.
+    /// The last call's logits of its last token (after a repetition penalty and a mask), `[vocab_size]`.
     ///
     /// # Errors
     /// [`Error::Setting`] if no call has computed any.
@@ -334,6 +368,42 @@ impl Model {
             name: "logits",
             reason: "no call has computed any yet".into(),
         })
+    }
+
+    /// The gauges of the last token in the last call that wanted them.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if no call wanted them.
+    pub fn last_gauges(&self) -> Result<Vec<Gauge>> {
+        self.last_gauges.clone().ok_or_else(|| Error::Setting {
+            name: "gauges",
+            reason: "no call has wanted any yet".into(),
+        })
+    }
+
+    /// A copy of KV cache and memory as they are now.
+    pub fn park(&self) -> ParkedContext {
+        ParkedContext {
+            kv: self.kv.clone(),
+            n_past: self.n_past,
+            memory: self.memory.clone(),
+            identity: self.identity.clone(),
+        }
+    }
+
+    /// Puts a copy in the place of KV cache and memory.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if another model made the copy; nothing has changed then.
+    pub fn adopt(&mut self, parked: &ParkedContext) -> Result<()> {
+        if !Arc::ptr_eq(&self.identity, &parked.identity) {
+            return Err(foreign_context());
+        }
+        self.kv.clone_from(&parked.kv);
+        self.n_past = parked.n_past;
+        self.memory = parked.memory.clone();
+        self.last_logits = None;
+        Ok(())
     }
 
     /// Most tokens that the KV cache holds.

@@ -1,30 +1,30 @@
-//! A replay folder on disk: which files it may hold and what stands in for missing ones.
+//! A replay folder: which files it may hold and what stands in for missing ones.
 
-use super::SessionReport;
 use super::case::{Case, FORMAT, MAX_CASE_BYTES};
+use super::files::FixtureFiles;
 use super::session::SessionReplay;
+use super::{Labels, ReplayReport, SessionReport, replay};
 use crate::config::{DeltaConfig, MAX_CONFIG_BYTES, ModelConfig};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::loaded::Device;
 use crate::model::{LoadOptions, Model};
-use crate::model_folder::{Adapter, ModelFolder};
+use crate::model_folder::{
+    Adapter, MAX_TEMPLATE_BYTES, MAX_TOKENIZER_BYTES, MAX_TOKENIZER_CONFIG_BYTES, ModelFiles,
+    ModelFolder,
+};
 use crate::reference;
 use crate::weights::TensorSource;
-use crate::weights::bytes::read_bounded;
 use crate::weights::recipe::{Exceptions, RecipeSource};
-use crate::weights::safetensors::{SafetensorsFile, SafetensorsShards};
-use crate::weights::torch::TorchFile;
 use serde_json::{Map, Value};
-use std::path::{Path, PathBuf};
 
 /// Most weights that are generated from seeds, 4 GiB as f32.
 const MAX_RECIPE_ELEMENTS: u64 = 1 << 30;
 
 /// A replay folder, ready to be loaded into an engine.
 pub struct Fixture {
-    root: PathBuf,
+    files: FixtureFiles,
     pub case: Case,
     pub config: ModelConfig,
     pub weights: Box<dyn TensorSource + Send>,
@@ -38,52 +38,39 @@ impl Fixture {
     /// Opens a folder with a case.json.
     ///
     /// # Errors
-    /// Whatever its files are refused for.
-    pub fn open(folder: &Path) -> Result<Fixture> {
-        let label = |name: &str| folder.join(name).display().to_string();
-        let read = |name: &str, max| read_bounded(&folder.join(name), max);
+    /// As [`Fixture::from_files`].
+    #[cfg(not(target_arch = "wasm32"))]
+    pub fn open(folder: &std::path::Path) -> Result<Fixture> {
+        Fixture::from_files(FixtureFiles::Folder(folder.to_path_buf()))
+    }
+
+    /// Opens the files of a folder with a case.json.
+    ///
+    /// # Errors
+    /// Whatever the files are refused for.
+    pub fn from_files(files: FixtureFiles) -> Result<Fixture> {
         let config_with = |name: &str, overrides: &Map<String, Value>| {
-            let bytes = read(name, MAX_CONFIG_BYTES as u64)?;
-            overridden(bytes, overrides, &label(name))
+            overridden(files.read(name, MAX_CONFIG_BYTES)?, overrides, &files.label(name))
         };
-        let case = Case::from_json(&read("case.json", MAX_CASE_BYTES)?, &label("case.json"))?;
-        let config = ModelConfig::from_json(
-            &config_with("config.json", &case.effective_config)?,
-            &label("config.json"),
-        )?;
-        let has = |name: &str| folder.join(name).exists();
-        let weights = open_weights(folder, &case, &config)?;
-        let adapter = if has("delta_mem_config.json") {
-            let delta = DeltaConfig::from_json(
-                &config_with("delta_mem_config.json", &case.effective_delta_config)?,
-                &label("delta_mem_config.json"),
-            )?;
-            let safetensors = folder.join("delta_mem_adapter.safetensors");
-            let source: Box<dyn TensorSource + Send> = if safetensors.exists() {
-                Box::new(SafetensorsFile::open(safetensors)?)
-            } else if has("delta_mem_adapter.pt") {
-                Box::new(TorchFile::open(folder.join("delta_mem_adapter.pt"))?)
-            } else {
-                let seed = case.recipe.and_then(|r| r.adapter_seed);
-                let seed = seed.ok_or_else(|| missing(folder, "delta_mem_adapter"))?;
-                let shapes = delta.tensor_shapes(&config)?;
-                check_recipe_size(shapes, &label("delta_mem_config.json"))?;
-                let exceptions = recipe_exceptions(folder, &case)?;
-                let recipe = RecipeSource::adapter(&config, &delta, seed)?;
-                Box::new(recipe.with_exceptions(exceptions))
-            };
-            Some(Adapter::new(delta, source, &config)?)
-        } else {
-            None
+        let name = "case.json";
+        let case =
+            Case::from_json(&files.read(name, MAX_CASE_BYTES as usize)?, &files.label(name))?;
+        let name = "config.json";
+        let config = config_with(name, &case.effective_config)?;
+        let config = ModelConfig::from_json(&config, &files.label(name))?;
+        let weights = open_weights(&files, &case, &config)?;
+        let name = "delta_mem_config.json";
+        let adapter = match files.has(name) {
+            true => {
+                let delta = config_with(name, &case.effective_delta_config)?;
+                let delta = DeltaConfig::from_json(&delta, &files.label(name))?;
+                let source = open_adapter(&files, &case, &config, &delta)?;
+                Some(Adapter::new(delta, source, &config)?)
+            }
+            false => None,
         };
-        Ok(Fixture {
-            root: folder.to_path_buf(),
-            expected: Box::new(SafetensorsFile::open(folder.join("expected.safetensors"))?),
-            case,
-            config,
-            weights,
-            adapter,
-        })
+        let expected = Box::new(files.safetensors("expected.safetensors")?);
+        Ok(Fixture { files, case, config, weights, adapter, expected })
     }
 
     /// Loads the CPU twin with this folder's weights; the context window is the case's.
@@ -109,6 +96,39 @@ impl Fixture {
         Ok(Engine::Gpu(Box::new(model)))
     }
 
+    /// Runs the steps on a device and, with `with_session`, the turns of a session folder; without,
+    /// the report notes that they were left out.
+    ///
+    /// # Errors
+    /// As [`replay`] and [`Fixture::replay_session`].
+    pub async fn replay(
+        &self,
+        device: &Device,
+        options: &LoadOptions,
+        labels: Labels,
+        with_session: bool,
+    ) -> Result<ReplayReport> {
+        let mut engine = match device {
+            Device::Gpu(gpu) => self.gpu_engine(gpu.clone(), options.clone()).await?,
+            Device::Cpu => self.cpu_engine(reference::Options {
+                context_window: self.case.context_window(),
+                chunk: Some(options.chunk),
+                weights: options.weights,
+                kv: options.kv,
+            })?,
+        };
+        let expected = self.expected.as_ref();
+        let mut report = replay(&self.case, expected, &mut engine, labels).await?;
+        drop(engine);
+        if with_session {
+            report.session = self.replay_session(device, options).await?;
+            report.passed &= report.session.as_ref().is_none_or(|session| session.passed);
+        } else if self.case.session.is_some() {
+            report.notes.push("the session's turns were not replayed".into());
+        }
+        Ok(report)
+    }
+
     /// Plays the turns of a session folder; `None` for other folders.
     ///
     /// # Errors
@@ -121,8 +141,20 @@ impl Fixture {
         let Some(session) = &self.case.session else {
             return Ok(None);
         };
-        let weights = |_: &ModelConfig| open_weights(&self.root, &self.case, &self.config);
-        let mut folder = ModelFolder::open_with(&self.root, weights)?;
+        let files = &self.files;
+        let generation = files.read_optional("generation_config.json", MAX_CONFIG_BYTES)?;
+        let tokenizer = files.read_optional("tokenizer_config.json", MAX_TOKENIZER_CONFIG_BYTES)?;
+        let template = files.read_optional("chat_template.jinja", MAX_TEMPLATE_BYTES)?;
+        let model_files = ModelFiles {
+            name: self.case.name.clone(),
+            config: &files.read("config.json", MAX_CONFIG_BYTES)?,
+            generation_config: generation.as_deref(),
+            tokenizer_json: files.read_optional("tokenizer.json", MAX_TOKENIZER_BYTES)?,
+            tokenizer_config: tokenizer.as_deref(),
+            chat_template: template.as_deref(),
+        };
+        let weights = |_: &ModelConfig| open_weights(files, &self.case, &self.config);
+        let mut folder = ModelFolder::from_files(model_files, weights)?;
         folder.config = self.config.clone();
         let replay = SessionReplay {
             case: &self.case,
@@ -142,32 +174,54 @@ impl Fixture {
 
 /// The backbone's tensors: those in the folder, else those of the case's recipe.
 fn open_weights(
-    folder: &Path,
+    files: &FixtureFiles,
     case: &Case,
     config: &ModelConfig,
 ) -> Result<Box<dyn TensorSource + Send>> {
-    let has = |name: &str| folder.join(name).exists();
-    if has("model.safetensors") || has("model.safetensors.index.json") {
-        return Ok(Box::new(SafetensorsShards::open(folder)?));
+    if files.has("model.safetensors") {
+        return Ok(Box::new(files.safetensors("model.safetensors")?));
     }
-    let recipe = case.recipe.ok_or_else(|| missing(folder, "model.safetensors"))?;
-    check_recipe_size(config.tensor_shapes(), &folder.join("config.json").display().to_string())?;
-    let exceptions = recipe_exceptions(folder, case)?;
+    if files.has("model.safetensors.index.json") {
+        return Ok(Box::new(files.shards()?));
+    }
+    let recipe = case.recipe.ok_or_else(|| missing(files, "model.safetensors"))?;
+    check_recipe_size(config.tensor_shapes(), &files.label("config.json"))?;
+    let exceptions = recipe_exceptions(files, case)?;
     let source = RecipeSource::backbone(config, recipe.base_seed);
     Ok(Box::new(source.with_exceptions(exceptions)))
 }
 
-fn missing(folder: &Path, what: &str) -> Error {
-    let file = folder.join("case.json").display().to_string();
-    Error::format(file, FORMAT, format!("there is no {what}, nor a recipe for it"))
+/// The adapter's tensors: those in the folder, else those of the case's recipe.
+fn open_adapter(
+    files: &FixtureFiles,
+    case: &Case,
+    config: &ModelConfig,
+    delta: &DeltaConfig,
+) -> Result<Box<dyn TensorSource + Send>> {
+    if files.has("delta_mem_adapter.safetensors") {
+        return Ok(Box::new(files.safetensors("delta_mem_adapter.safetensors")?));
+    }
+    if files.has("delta_mem_adapter.pt") {
+        return Ok(Box::new(files.torch("delta_mem_adapter.pt")?));
+    }
+    let seed = case.recipe.and_then(|recipe| recipe.adapter_seed);
+    let seed = seed.ok_or_else(|| missing(files, "delta_mem_adapter"))?;
+    check_recipe_size(delta.tensor_shapes(config)?, &files.label("delta_mem_config.json"))?;
+    let exceptions = recipe_exceptions(files, case)?;
+    let source = RecipeSource::adapter(config, delta, seed)?;
+    Ok(Box::new(source.with_exceptions(exceptions)))
+}
+
+fn missing(files: &FixtureFiles, what: &str) -> Error {
+    let reason = format!("there is no {what}, nor a recipe for it");
+    Error::format(files.label("case.json"), FORMAT, reason)
 }
 
 /// What a recipe-only folder's files say about exceptions; one is known by the case's name.
-fn recipe_exceptions(folder: &Path, case: &Case) -> Result<Exceptions> {
-    let path = folder.join("config.json");
-    let config = read_bounded(&path, MAX_CONFIG_BYTES as u64)?;
+fn recipe_exceptions(files: &FixtureFiles, case: &Case) -> Result<Exceptions> {
+    let config = files.read("config.json", MAX_CONFIG_BYTES)?;
     let bad = |e: serde_json::Error| {
-        Error::format(path.display().to_string(), "configuration", e.to_string())
+        Error::format(files.label("config.json"), "configuration", e.to_string())
     };
     let config: Value = serde_json::from_slice(&config).map_err(bad)?;
     let dtype = config.get("torch_dtype").or_else(|| config.get("dtype"));

@@ -172,12 +172,13 @@ impl Run<'_> {
             max_new_tokens: case.max_new_tokens,
             stop: Vec::new(),
             write_enabled: case.write_enabled,
+            ..session.default_turn_options()
         };
         let before = session.processed_tokens().to_vec();
-        let turn = session.turn(&case.user, &options, &mut |_| ControlFlow::Continue(())).await?;
+        let turn = session.ask(&case.user, &options, &mut |_| ControlFlow::Continue(())).await?;
         let twin = match &mut self.twin {
             Some(twin) => {
-                Some(twin.turn(&case.user, &options, &mut |_| ControlFlow::Continue(())).await?)
+                Some(twin.ask(&case.user, &options, &mut |_| ControlFlow::Continue(())).await?)
             }
             None => None,
         };

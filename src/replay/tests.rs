@@ -1,8 +1,14 @@
 //! Cases that are refused, and wrong results that are noticed.
 
 use super::*;
+use crate::config::MAX_CONFIG_BYTES;
+use crate::loaded::Device;
+use crate::model::LoadOptions;
 use crate::reference::Options;
+use crate::shader::Storage;
 use crate::weights::safetensors::SafetensorsFile;
+use std::collections::BTreeMap;
+use std::path::Path;
 
 /// Name, shape and values.
 type Tensor = (String, Vec<usize>, Vec<f32>);
@@ -100,6 +106,45 @@ fn replay_with(case: &Case, tensors: &[Tensor]) -> Result<ReplayReport> {
     let (_, mut engine) = open(CASE, CONFIG).unwrap();
     let expected = SafetensorsFile::from_bytes(safetensors_bytes(tensors), "expected").unwrap();
     pollster::block_on(replay(case, &expected, &mut engine, Labels::default()))
+}
+
+/// The files of a committed folder, in memory.
+fn in_memory(name: &str) -> BTreeMap<String, Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+    let entries = std::fs::read_dir(folder).unwrap();
+    let file = |entry: std::io::Result<std::fs::DirEntry>| {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        (name, std::fs::read(&path).unwrap())
+    };
+    entries.map(file).collect()
+}
+
+#[test]
+fn folders_in_memory_replay_as_on_disk() {
+    let load = LoadOptions { weights: Storage::F32, kv: Storage::F32, ..LoadOptions::default() };
+    // shards; an adapter in a torch file; a session
+    for name in ["n_bf16_sharded", "c_msw4", "s6_session_readonly_smollm3"] {
+        let mut files = in_memory(name);
+        if name == "c_msw4" {
+            files.remove("delta_mem_adapter.safetensors").unwrap();
+        }
+        let fixture = Fixture::from_files(FixtureFiles::Memory(files)).unwrap();
+        let run = fixture.replay(&Device::Cpu, &load, Labels::default(), true);
+        let report = pollster::block_on(run).unwrap();
+        assert!(report.passed && report.greedy_tokens > 0, "{report:?}");
+        assert_eq!(report.session.is_some(), name.starts_with('s'));
+    }
+    for name in ["case.json", "config.json", "expected.safetensors", "model.safetensors"] {
+        let mut files = in_memory("g_carry");
+        files.remove(name).unwrap();
+        let error = Fixture::from_files(FixtureFiles::Memory(files)).err().unwrap();
+        assert!(error.code() == "format" && error.to_string().contains(name), "{error}");
+    }
+    let mut files = in_memory("g_carry");
+    files.insert("config.json".into(), vec![b' '; MAX_CONFIG_BYTES + 1]);
+    let error = Fixture::from_files(FixtureFiles::Memory(files)).err().unwrap();
+    assert_eq!(error.code(), "format");
 }
 
 #[test]

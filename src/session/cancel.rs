@@ -1,15 +1,15 @@
-//! Ending a turn from outside: from a signal handler, another thread, another task.
+//! Ending a call from outside: from a signal handler, another thread, another task.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// A handle to a session's running turn; clones share it.
+/// A handle to what a session runs; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<AtomicBool>);
 
 impl Cancel {
-    /// Ends the running turn soon: while the prompt is read with [`crate::Error::Cancelled`], later
-    /// with the reply as far as it came. No effect between turns.
+    /// Ends what runs soon: while text is read with [`crate::Error::Cancelled`], a reply as far as
+    /// it came. No effect between calls.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::SeqCst);
     }

@@ -21,8 +21,8 @@ pub(super) struct Checkpoint {
     pub counters: MemoryCounters,
 }
 
-/// Checkpoints in ascending order of tokens. The first is kept longest: it is where the
-/// conversation began.
+/// Checkpoints in ascending order of tokens. The first is kept always: what comes before it is
+/// settled, so its memory is also the one for any point before it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Checkpoints(Vec<Checkpoint>);
 
@@ -35,23 +35,37 @@ impl Checkpoints {
         }
     }
 
-    pub fn clear(&mut self) {
+    /// Begins anew with this one.
+    pub fn begin(&mut self, first: Checkpoint) {
         self.0.clear();
+        self.0.push(first);
     }
 
-    /// Forgets those beyond `n_tokens`.
+    /// The first one.
+    pub fn first(&self) -> Option<&Checkpoint> {
+        self.0.first()
+    }
+
+    /// Moves the first one to where its point is in a history that has changed before it.
+    pub fn move_first(&mut self, n_tokens: usize, n_messages: usize) {
+        if let Some(first) = self.0.first_mut() {
+            (first.n_tokens, first.n_messages) = (n_tokens, n_messages);
+        }
+    }
+
+    /// Forgets those beyond `n_tokens`, but for the first.
     pub fn drop_after(&mut self, n_tokens: usize) {
-        self.0.retain(|checkpoint| checkpoint.n_tokens <= n_tokens);
+        let mut index = 0;
+        self.0.retain(|checkpoint| {
+            index += 1;
+            index == 1 || checkpoint.n_tokens <= n_tokens
+        });
     }
 
-    /// The latest one with at most `n_tokens`.
+    /// The latest one with at most `n_tokens`, else the first.
     pub fn last_at_or_before(&self, n_tokens: usize) -> Option<&Checkpoint> {
-        self.0.iter().rfind(|checkpoint| checkpoint.n_tokens <= n_tokens)
-    }
-
-    /// The latest one, wherever it is.
-    pub fn last(&self) -> Option<&Checkpoint> {
-        self.0.last()
+        let last = self.0.iter().rfind(|checkpoint| checkpoint.n_tokens <= n_tokens);
+        last.or(self.first())
     }
 
     /// The point between turns before the turn that ended with `n_messages` messages.

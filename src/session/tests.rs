@@ -1,34 +1,84 @@
+use super::checkpoint::Checkpoints;
+use super::ingest::TOKENS_BETWEEN_LOOKS;
 use super::*;
 use crate::chat::ThinkPiece;
+use crate::engine::Wanted;
 use crate::loaded::{Device, LoadedModel, built_in};
 use crate::model::LoadOptions;
+use crate::model_folder::Adapter;
+use crate::nano;
 use crate::sampler::SamplingOptions;
 use crate::shader::Storage;
 use pollster::block_on;
 use std::ops::ControlFlow;
 
+mod histories;
+mod texts;
+mod windows;
+
 fn session_with(context_window: usize, system: Option<&str>) -> Session {
-    let (folder, adapter) = built_in().unwrap();
+    session_in("\"token\"", context_window, system)
+}
+
+/// The built-in model with another write mode; its matrices have the right shapes for all.
+fn session_in(mode: &str, context_window: usize, system: Option<&str>) -> Session {
+    let (folder, _) = built_in().unwrap();
+    let config = String::from_utf8(nano::DELTA_CONFIG.to_vec()).unwrap();
+    let config = config.replace("\"token\"", mode);
+    // four state heads of rank 2 have as many rows as one of rank 8
+    let config = match mode {
+        "\"token\" " => config
+            .replace("\"rank\": 8", "\"rank\": 2")
+            .replace("\"num_state_heads\": 1", "\"num_state_heads\": 4"),
+        _ => config,
+    };
+    let label = "adapter.safetensors";
+    let adapter =
+        Adapter::from_bytes(config.as_bytes(), nano::DELTA_ADAPTER, label, &folder.config).unwrap();
     let options = LoadOptions {
         weights: Storage::F32,
         kv: Storage::F32,
         context_window: Some(context_window),
         ..LoadOptions::default()
     };
-    let model = block_on(LoadedModel::load(
-        &folder,
-        Some(&adapter),
-        &Device::Cpu,
-        &options,
-        &mut |_, _| {},
-    ))
-    .unwrap();
+    let progress = &mut |_, _| {};
+    let load = LoadedModel::load(&folder, Some(&adapter), &Device::Cpu, &options, progress);
+    let model = block_on(load).unwrap();
     let options = SessionOptions {
         system: system.map(str::to_string),
         enable_thinking: None,
         date: CivilDate::from_unix_seconds(0),
     };
     block_on(Session::new(model, options)).unwrap()
+}
+
+/// Token, several state heads, messages, sentences.
+const MODES: [&str; 4] = ["\"token\"", "\"token\" ", "\"message_mean\"", "\"sentence_mean\""];
+
+fn user(text: &str) -> Message {
+    Message::new(Role::User, text)
+}
+
+fn assistant(text: &str) -> Message {
+    Message::new(Role::Assistant, text)
+}
+
+fn say_from_with(
+    session: &mut Session,
+    history: Vec<Message>,
+    options: &TurnOptions,
+) -> Result<Turn> {
+    block_on(session.turn_from(history, options, &mut |_| ControlFlow::Continue(())))
+}
+
+fn say_from(session: &mut Session, history: Vec<Message>) -> Turn {
+    let options = options(session);
+    say_from_with(session, history, &options).unwrap()
+}
+
+fn append(session: &mut Session, messages: Vec<Message>) -> Appended {
+    let options = options(session);
+    block_on(session.append(messages, &options)).unwrap()
 }
 
 fn session() -> Session {
@@ -45,7 +95,7 @@ fn options(session: &Session) -> TurnOptions {
 }
 
 fn say_with(session: &mut Session, text: &str, options: &TurnOptions) -> Result<Turn> {
-    block_on(session.turn(text, options, &mut |_| ControlFlow::Continue(())))
+    block_on(session.ask(text, options, &mut |_| ControlFlow::Continue(())))
 }
 
 fn say(session: &mut Session, text: &str) -> Turn {
@@ -123,14 +173,14 @@ fn a_read_only_turn_never_touches_the_memory_even_if_it_rolls_back() {
     assert!(s.counters().tokens_seen > counters.tokens_seen);
 
     // what was read-only stays unwritten when a later turn has to feed it again
-    let n_read_only = s.written.iter().filter(|w| !**w).count();
+    let n_read_only = s.talk.written.iter().filter(|w| !**w).count();
     s.set_write_paused(true);
     say(&mut s, "Still?");
     assert_eq!(state(&s), before);
     s.set_write_paused(false);
     say(&mut s, "Now write.");
     assert_ne!(state(&s), before);
-    assert!(s.written.iter().filter(|w| !**w).count() >= n_read_only);
+    assert!(s.talk.written.iter().filter(|w| !**w).count() >= n_read_only);
 }
 
 #[test]
@@ -228,10 +278,10 @@ fn a_turn_is_cancelled_while_its_prompt_is_read_or_while_it_replies() {
 
     // a long prompt is read in pieces, and the session looks between them
     let long = "word ".repeat(300);
-    s.messages.push(Message::new(Role::User, long));
+    s.talk.messages.push(Message::new(Role::User, long));
     let full = s.render_tokens(true).unwrap().1;
-    s.messages.pop();
-    assert!(full.len() > s.processed.len() + 2 * TOKENS_BETWEEN_LOOKS);
+    s.talk.messages.pop();
+    assert!(full.len() > s.talk.processed.len() + 2 * TOKENS_BETWEEN_LOOKS);
     s.cancel.cancel();
     let refused = block_on(s.ingest(&full, None, true, true, Wanted::default())).unwrap_err();
     assert_eq!(refused.code(), "cancelled");
@@ -240,7 +290,7 @@ fn a_turn_is_cancelled_while_its_prompt_is_read_or_while_it_replies() {
 
     let (cancel, mut n_pieces) = (s.canceller(), 0);
     let long = TurnOptions { max_new_tokens: 24, ..options(&s) };
-    let turn = block_on(s.turn("Hello.", &long, &mut |_: &ThinkPiece| {
+    let turn = block_on(s.ask("Hello.", &long, &mut |_: &ThinkPiece| {
         n_pieces += 1;
         cancel.cancel();
         ControlFlow::Continue(())
@@ -289,7 +339,7 @@ fn replies_end_at_stop_strings_ends_of_sequence_and_on_request() {
     block_on(s.undo_turn()).unwrap();
 
     let mut n_pieces = 0;
-    let cancelled = block_on(s.turn("Hello.", &long, &mut |_: &ThinkPiece| {
+    let cancelled = block_on(s.ask("Hello.", &long, &mut |_: &ThinkPiece| {
         n_pieces += 1;
         if n_pieces == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }))
@@ -356,4 +406,32 @@ fn checkpoints_stay_bounded_and_keep_the_beginning() {
     assert_eq!(checkpoints.last_at_or_before(0).unwrap().n_tokens, 0);
     assert_eq!(checkpoints.last_at_or_before(400).unwrap().n_tokens, 0);
     assert_eq!(checkpoints.last_at_or_before(480).unwrap().n_tokens, 480);
+}
+
+#[test]
+fn a_probe_reads_the_memory_and_leaves_no_trace() {
+    let mut s = session();
+    let empty = block_on(s.probe("What is my name?")).unwrap();
+    assert_eq!(empty.len(), s.model.engine.config().vocab_size);
+    let mut other = session();
+    for s in [&mut s, &mut other] {
+        say(s, "My name is Ada.");
+    }
+    let (before, counters) = (state(&s), *s.counters());
+    let with = block_on(s.probe("What is my name?")).unwrap();
+    assert_ne!(with, empty);
+    assert!(state(&s).values == before.values && *s.counters() == counters);
+    // the conversation goes on as if nothing had been asked
+    let [asked, not_asked] = [&mut s, &mut other].map(|s| say(s, "And yours?"));
+    assert_eq!(asked.generated_ids, not_asked.generated_ids);
+    assert_eq!(asked.prompt.prefix_tokens, not_asked.prompt.prefix_tokens);
+    assert_eq!(state(&s).values, state(&other).values);
+    let with = block_on(s.probe("What is my name?")).unwrap();
+    block_on(s.new_context()).unwrap();
+    assert_eq!(with, block_on(s.probe("What is my name?")).unwrap());
+    // a turn that writes reads what it has just written; one that does not begins like the probe
+    let read_only = TurnOptions { write_enabled: false, ..options(&s) };
+    let turn = say_with(&mut s, "What is my name?", &read_only).unwrap();
+    assert_eq!(turn.generated_ids[0], crate::reference::argmax(&with));
+    assert_eq!(block_on(s.probe(" ")).unwrap_err().code(), "messages");
 }

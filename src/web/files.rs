@@ -83,6 +83,12 @@ fn missing(name: &str) -> Error {
     setting("files", format!("{name} is missing"))
 }
 
+/// All files, read whole into this module's memory: for small ones.
+pub(super) fn whole_by_name(files: JsValue) -> Result<BTreeMap<String, Vec<u8>>> {
+    let files = by_name(files)?.into_iter();
+    files.map(|(name, blob)| Ok((name, whole(&blob)?))).collect()
+}
+
 /// All bytes of a small file.
 fn whole(blob: &Blob) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();

@@ -21,7 +21,7 @@ const MAX_TENSORS: usize = 1 << 16;
 /// Most dimensions of a tensor.
 const MAX_DIMENSIONS: usize = 8;
 /// Longest `model.safetensors.index.json` accepted.
-const MAX_INDEX_BYTES: u64 = 32 << 20;
+pub(crate) const MAX_INDEX_BYTES: u64 = 32 << 20;
 /// Most shards of a model.
 const MAX_SHARDS: usize = 1 << 12;
 

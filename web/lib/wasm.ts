@@ -171,6 +171,11 @@ export interface WebModel {
   forget(): Promise<void>;
   memoryInfo(nowMs: number): Promise<string>;
   memoryStates(): Promise<Float32Array>;
+  /**
+   * The logits `[vocabulary]` of the token that would begin the answer to `text`, given the memory
+   * and an empty context. Nothing is written.
+   */
+  probe(text: string): Promise<Float32Array>;
   contextUsage(): number;
   contextWindow(): number;
   measure(text: string): number;
@@ -219,7 +224,10 @@ export interface Footprint {
   reason: string | null;
 }
 
-/** Reckons a model from its `config.json` alone, against this GPU. Resolves to a `Footprint` as JSON. */
+/**
+ * Reckons a model from its `config.json` alone, against this GPU; `options` are those of `LoadModel`
+ * and `deltaConfig`, the text of its adapter's configuration. Resolves to a `Footprint` as JSON.
+ */
 export type Inspect = (config: string, options: string) => Promise<string>;
 
 /** SHA-256 of bytes as they come. */
@@ -233,15 +241,34 @@ export interface WebSha256 {
 /** How far this GPU's results are from the expected ones. */
 export interface SelfTestReport {
   name: string;
-  passed: boolean;
-  /** Largest absolute errors, after division by the largest expected magnitude where SPEC.md says so. */
-  logitsError: number;
-  readsError: number;
-  statesError: number;
+  /** The GPU adapter's name. */
+  adapter: string;
+  /** True if the shaders use 16-bit floats of this GPU. */
+  hasF16: boolean;
+  /** null where weights or keys are not `f32`: the errors are reported then, not judged. */
+  passed: boolean | null;
+  /**
+   * Largest absolute error after division by the largest expected magnitude of its tensor; 0 if the
+   * case records none of the kind, null if a result is not finite.
+   */
+  logitsError: number | null;
+  readsError: number | null;
+  statesError: number | null;
   greedyTokens: number;
   greedyMatching: number;
   seconds: number;
+  /** What fell short; null unless `passed` is false. */
   reason: string | null;
+}
+
+/** The options of a self test, as JSON. */
+export interface SelfTestOptions {
+  /** `f32` if not given. */
+  weights?: "f32" | "f16" | "q8" | "q4";
+  /** `f32` if not given. */
+  kv?: "f32" | "f16";
+  /** Uses nothing beyond plain WebGPU. */
+  baseTier?: boolean;
 }
 
 /** Replays a parity case, given as its files by name, on this GPU; a `SelfTestReport` as JSON. */

@@ -1,5 +1,6 @@
 //! The commands of a chat, all of which begin with `/`. Owns their names and what they answer.
 
+use super::super::interrupt::Replying;
 use super::super::keeper::forget_history;
 use super::super::memory::{describe, norm_chart};
 use super::super::output::{bytes, put, table};
@@ -22,6 +23,7 @@ const HELP: &str = "\
 /forget             delete the memory with its snapshots, and drop the context
 /new                drop the context and keep the memory: recall without context
 /undo               take the last turn back, and what it wrote
+/write TEXT         write a text into the memory; the context stays as it is
 /pause, /resume     stop writing into the memory, go on
 /readonly on|off    the same
 /save [FILE]        save now, or into a file
@@ -52,6 +54,7 @@ impl Chat {
                 self.remark("the context is empty; the memory stays");
             }
             ("undo", "") => self.undo().await?,
+            ("write", text) if !text.is_empty() => self.write(text).await?,
             ("pause", "") | ("readonly", "on") => self.set_paused(true)?,
             ("resume", "") | ("readonly", "off") => self.set_paused(false)?,
             ("save", "") => self.save_now().await?,
@@ -106,6 +109,15 @@ impl Chat {
         }
         self.save().await?;
         self.remark("the last turn is taken back");
+        Ok(())
+    }
+
+    async fn write(&mut self, text: &str) -> Result<()> {
+        let replying = Replying::begin(self.session.canceller());
+        let n_tokens = self.session.write_text(text).await?;
+        drop(replying);
+        self.save().await?;
+        self.remark(&format!("{n_tokens} tokens were written; the context stays"));
         Ok(())
     }
 

@@ -199,7 +199,7 @@ impl Chat {
         let replying = Replying::begin(self.session.canceller());
         let mut printer = Printer::new();
         let turn =
-            self.session.turn(text, &self.turn_options, &mut |piece| printer.piece(piece)).await?;
+            self.session.ask(text, &self.turn_options, &mut |piece| printer.piece(piece)).await?;
         drop(replying);
         let printed = printer.finish();
         // a turn that wrote nothing needs no snapshot

@@ -1,0 +1,225 @@
+//! Whole histories, appended messages, tools.
+
+use super::*;
+use crate::chat::{ChatTemplate, ToolCall};
+use serde_json::json;
+
+#[test]
+fn a_second_whole_history_feeds_only_what_is_new() {
+    // with a template that prefills an empty thought, and one that leaves thinking to the reply
+    for thinking in [false, true] {
+        let mut s = session();
+        s.set_enable_thinking(Some(thinking));
+        let system = Message::new(Role::System, "Be brief.");
+        let first = say_from(&mut s, vec![system.clone(), user("Hello.")]);
+        assert_eq!(first.prompt.prefix_tokens, 0);
+        let n = s.processed_tokens().len();
+        let held = s.messages().to_vec();
+        let answer = format!("{}  \n", first.answer.trim());
+        let history = vec![system, user("Hello."), assistant(&answer), user("Go on.")];
+        let second = say_from(&mut s, history);
+        assert_eq!(second.prompt.prefix_tokens, n, "thinking {thinking}");
+        assert_eq!(second.prompt.rollback, None);
+        assert!(s.messages().starts_with(&held));
+
+        // the same as asking twice
+        let mut asked = session();
+        asked.set_enable_thinking(Some(thinking));
+        say(&mut asked, "Hello.");
+        assert_eq!(say(&mut asked, "Go on.").generated_ids, second.generated_ids);
+        assert_eq!(state(&asked), state(&s));
+        assert_eq!(asked.counters(), s.counters());
+    }
+}
+
+#[test]
+fn an_answer_is_recognised_without_its_thoughts() {
+    let mut s = session();
+    s.set_enable_thinking(Some(true));
+    let reply = "<think>\nWhat does Ada want?\n</think>\n\nTea, I suppose. ";
+    append(&mut s, vec![user("What do I want?"), assistant(reply)]);
+    let n = s.processed_tokens().len();
+    let system = s.messages()[0].clone();
+    let given = vec![system, user("What do I want?"), assistant("Tea, I suppose."), user("Yes.")];
+    let turn = say_from(&mut s, given.clone());
+    assert_eq!((turn.prompt.prefix_tokens, turn.prompt.rollback), (n, None));
+    assert_eq!(s.messages()[2].content, reply);
+
+    // another answer is another history
+    block_on(s.undo_turn()).unwrap();
+    let mut other = given;
+    other[2] = assistant("Coffee.");
+    let turn = say_from(&mut s, other);
+    assert_eq!(turn.prompt.rollback.unwrap().memory, RollbackMemory::Restored);
+    assert_eq!(s.messages()[2].content, "Coffee.");
+}
+
+#[test]
+fn a_history_without_its_last_answer_is_answered_anew() {
+    let mut s = session();
+    let first = say(&mut s, "Hello.");
+    let (memory, counters) = (state(&s), *s.counters());
+    let history = s.messages()[..2].to_vec();
+    let again = say_from(&mut s, history.clone());
+    assert_eq!(again.generated_ids, first.generated_ids);
+    assert!(close(&state(&s), &memory));
+    assert_eq!(*s.counters(), counters);
+    assert_eq!(s.messages().len(), 3);
+    assert!(block_on(s.undo_turn()).unwrap());
+    assert_eq!((state(&s).norm(), s.messages().len()), (0.0, 1));
+
+    // nothing is written by a read-only turn, whatever it has to feed again
+    say(&mut s, "Hello.");
+    let memory = state(&s);
+    let read_only = TurnOptions { write_enabled: false, ..options(&s) };
+    let turn = say_from_with(&mut s, history, &read_only).unwrap();
+    assert_eq!(turn.prompt.suffix_tokens, 1);
+    assert_eq!(state(&s), memory);
+}
+
+#[test]
+fn a_changed_history_is_written_from_where_it_changed() {
+    let mut s = session();
+    say(&mut s, "I live in Lisbon.");
+    say(&mut s, "I have a cat.");
+    let mut history = s.messages().to_vec();
+    history.truncate(3);
+    history.push(user("I have a dog."));
+    let turn = say_from(&mut s, history.clone());
+    assert_eq!(turn.prompt.rollback.unwrap().memory, RollbackMemory::Restored);
+    let mut fresh = session();
+    say(&mut fresh, "I live in Lisbon.");
+    say(&mut fresh, "I have a dog.");
+    assert!(close(&state(&s), &state(&fresh)));
+    assert_eq!(s.messages(), fresh.messages());
+    assert_eq!(s.counters(), fresh.counters());
+}
+
+#[test]
+fn a_history_that_cannot_be_answered_changes_nothing() {
+    let mut s = session();
+    say(&mut s, "Hello.");
+    let before = (state(&s), s.processed_tokens().to_vec(), s.messages().to_vec(), *s.counters());
+    let options = options(&s);
+    let ends_with_answer = s.messages().to_vec();
+    for history in [vec![], ends_with_answer, vec![user(" ")]] {
+        let refused = say_from_with(&mut s, history, &options);
+        assert_eq!(refused.unwrap_err().code(), "messages");
+    }
+    assert_eq!(block_on(s.append(vec![], &options)).unwrap_err().code(), "messages");
+    let long = vec![user("Another start."), assistant("Yes."), user(&"word ".repeat(2000))];
+    let refused = say_from_with(&mut s, long, &options);
+    assert_eq!(refused.unwrap_err().code(), "context_full");
+    let after = (state(&s), s.processed_tokens().to_vec(), s.messages().to_vec(), *s.counters());
+    assert_eq!(after, before);
+}
+
+#[test]
+fn a_turn_that_is_cancelled_after_going_back_loses_nothing() {
+    for mode in MODES {
+        let mut s = session_in(mode, 1024, Some("Be brief."));
+        say(&mut s, "I live in Lisbon.");
+        say(&mut s, "I have a cat.");
+        let (memory_before, counters) = (state(&s), *s.counters());
+        let messages = s.messages().to_vec();
+        // a turn with another history, cancelled as soon as it has gone back
+        let mark = block_on(s.mark()).unwrap();
+        s.talk.messages.truncate(1);
+        s.talk.messages.push(user(&"Something else. ".repeat(40)));
+        (s.talk.n_kept, s.talk.n_settled) = (1, 0);
+        let full = s.render_tokens(true).unwrap().1;
+        let ids = s.write_ids(&full).unwrap();
+        s.cancel.cancel();
+        let cancelled = block_on(s.ingest(&full, ids, true, true, Wanted::default()));
+        let error = block_on(s.or_restore(cancelled, mark)).unwrap_err();
+        assert_eq!(error.code(), "cancelled");
+        assert_eq!(state(&s), memory_before, "{mode}");
+        assert_eq!(*s.counters(), counters);
+        assert_eq!(s.messages(), messages);
+
+        // what has to be read again is not written again
+        let stored = block_on(s.memory(1)).unwrap();
+        let turn = say(&mut s, "Go on.");
+        assert_eq!(turn.prompt.rollback, None);
+        let mut other = session_in(mode, 1024, Some("Be brief."));
+        block_on(other.set_memory(&stored)).unwrap();
+        block_on(other.resume(messages)).unwrap();
+        say(&mut other, "Go on.");
+        assert!(block_on(s.undo_turn()).unwrap());
+        assert_eq!(state(&s), memory_before, "{mode}");
+        say(&mut s, "Go on.");
+        let n_written = |s: &Session| s.counters().tokens_written;
+        assert_eq!(n_written(&s), n_written(&other), "{mode}");
+    }
+}
+
+#[test]
+fn appended_messages_are_read_and_written_and_taken_back() {
+    let mut s = session();
+    say(&mut s, "Hello.");
+    let before = (state(&s), s.processed_tokens().to_vec(), s.messages().to_vec(), *s.counters());
+    let appended = append(&mut s, vec![user("I live in Lisbon."), assistant("Nice.")]);
+    assert_eq!(appended.ingest.prefix_tokens, before.1.len());
+    assert_eq!(appended.ingest.suffix_tokens, s.processed_tokens().len() - before.1.len());
+    assert_eq!(appended.evicted_messages, 0);
+    assert_ne!(state(&s), before.0);
+    let (between, n) = (state(&s), s.processed_tokens().len());
+    let turn = say(&mut s, "Where do I live?");
+    assert_eq!(turn.prompt.prefix_tokens, n);
+    assert!(block_on(s.undo_turn()).unwrap());
+    assert_eq!((state(&s), s.messages().len()), (between, 5));
+    assert!(block_on(s.undo_turn()).unwrap());
+    let after = (state(&s), s.processed_tokens().to_vec(), s.messages().to_vec(), *s.counters());
+    assert_eq!(after, before);
+
+    s.set_write_paused(true);
+    append(&mut s, vec![user("Unwritten.")]);
+    assert_eq!(state(&s), before.0);
+}
+
+#[test]
+fn tools_and_their_results_reach_the_template() {
+    let mut s = session();
+    let template = "{% for t in tools or [] %}{{ t.function.name }};{% endfor %}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    s.model.template = ChatTemplate::parse(template, None, None).unwrap();
+    s.set_tools(vec![json!({"name": "weather"})]).unwrap();
+    assert!(s.render_tokens(false).unwrap().0.starts_with("weather;<|im_start|>"));
+    assert_eq!(s.set_tools(vec![json!({})]).unwrap_err().code(), "setting");
+
+    let call = ToolCall {
+        name: "weather".into(),
+        arguments: json!({"city": "Lisbon"}).as_object().unwrap().clone(),
+        id: Some("1".into()),
+    };
+    let mut calling = assistant("");
+    calling.tool_calls = vec![call];
+    append(&mut s, vec![user("What is the weather?"), calling.clone()]);
+    let n = s.processed_tokens().len();
+    let result = Message { tool_call_id: Some("1".into()), ..Message::new(Role::Tool, "rain") };
+    let mut history = s.messages().to_vec();
+    // callers may number calls otherwise
+    history[2].tool_calls[0].id = Some("other".into());
+    history.push(result.clone());
+    let turn = say_from(&mut s, history);
+    assert_eq!((turn.prompt.prefix_tokens, turn.prompt.rollback), (n, None));
+    assert!(
+        s.render_tokens(false)
+            .unwrap()
+            .0
+            .contains(r#"{"name": "weather", "arguments": {"city": "Lisbon"}}"#)
+    );
+    block_on(s.undo_turn()).unwrap();
+    let options = options(&s);
+    block_on(s.turn(vec![result], &options, &mut |_| ControlFlow::Continue(()))).unwrap();
+
+    // a reply that was reported as a call is recognised as that call
+    let mut replies = super::super::history::Replies::default();
+    let raw = assistant("I look. <tool_call>…</tool_call>");
+    replies.insert(&raw.content, "I look. ", &calling.tool_calls);
+    assert!(replies.is_same(&raw, &calling));
+    assert!(replies.is_same(&raw, &Message { content: "I look.".into(), ..calling.clone() }));
+    assert!(!replies.is_same(&raw, &Message { content: "You look.".into(), ..calling.clone() }));
+    assert!(!replies.is_same(&raw, &assistant("I look.")));
+    calling.tool_calls[0].arguments.clear();
+    assert!(!replies.is_same(&raw, &calling));
+}

@@ -1,0 +1,143 @@
+//! Conversations on the built-in model, on the GPU and on the CPU twin: parked ones go on bit by
+//! bit, and both say the same about the memory's part in a reply.
+
+mod common;
+
+use common::gpu;
+use deltamem::chat::CivilDate;
+use deltamem::engine::Gauge;
+use deltamem::loaded::{Device, LoadedModel, built_in};
+use deltamem::memory::MemoryState;
+use deltamem::model::LoadOptions;
+use deltamem::model_folder::Adapter;
+use deltamem::nano;
+use deltamem::sampler::SamplingOptions;
+use deltamem::session::{Session, SessionOptions, Turn, TurnOptions};
+use deltamem::shader::Storage;
+use pollster::block_on;
+use std::ops::ControlFlow;
+
+fn session(device: &Device, storage: Storage, delta_heads: &str) -> Session {
+    let (folder, _) = built_in().expect("the built-in model");
+    let config = String::from_utf8(nano::DELTA_CONFIG.to_vec()).expect("UTF-8");
+    let config = config.replace("\"o\"", delta_heads);
+    let label = "adapter.safetensors";
+    let adapter =
+        Adapter::from_bytes(config.as_bytes(), nano::DELTA_ADAPTER, label, &folder.config);
+    let options = LoadOptions {
+        weights: Storage::F32,
+        kv: storage,
+        context_window: Some(512),
+        ..LoadOptions::default()
+    };
+    let adapter = adapter.expect("an adapter");
+    let progress = &mut |_, _| {};
+    let load = LoadedModel::load(&folder, Some(&adapter), device, &options, progress);
+    let mut model = block_on(load).expect("a model");
+    // replies then have the length that is asked for
+    model.eos_token_ids.clear();
+    let options = SessionOptions {
+        system: None,
+        enable_thinking: None,
+        date: CivilDate::from_unix_seconds(0),
+    };
+    block_on(Session::new(model, options)).expect("a session")
+}
+
+fn say(session: &mut Session, text: &str) -> Turn {
+    let options = TurnOptions {
+        sampling: SamplingOptions::default(),
+        max_new_tokens: 6,
+        gauges: true,
+        ..session.default_turn_options()
+    };
+    block_on(session.ask(text, &options, &mut |_| ControlFlow::Continue(()))).expect("a turn")
+}
+
+fn state(session: &Session) -> MemoryState {
+    block_on(session.model().engine.read_memory()).expect("a memory")
+}
+
+#[test]
+fn conversations_that_take_turns_are_those_that_run_alone() {
+    let Some(gpu) = gpu(false) else { return };
+    for (device, storage) in [
+        (Device::Cpu, Storage::F32),
+        (Device::Gpu(gpu.clone()), Storage::F32),
+        (Device::Gpu(gpu), Storage::F16),
+    ] {
+        // the texts of two conversations, each first alone
+        let texts = [["I live in Lisbon.", "Where?"], ["I have a cat.", "What is it called?"]];
+        let mut s = session(&device, storage, "\"o\"");
+        let empty = block_on(s.park()).expect("a conversation");
+        let mut alone = Vec::new();
+        for texts in texts {
+            let ids = texts.map(|text| say(&mut s, text).generated_ids);
+            alone.push((ids, state(&s), block_on(s.model().engine.last_logits())));
+            block_on(s.new_context()).expect("a context");
+            block_on(s.forget()).expect("an empty memory");
+        }
+        s.adopt(empty).expect("its own conversation");
+        assert_eq!(state(&s).norm(), 0.0);
+        let empty = block_on(s.park()).expect("a conversation");
+        let first = say(&mut s, texts[0][0]).generated_ids;
+        let parked = block_on(s.park()).expect("a conversation");
+        s.adopt(empty).expect("its own conversation");
+        let second = say(&mut s, texts[1][0]).generated_ids;
+        let other = block_on(s.park()).expect("a conversation");
+        for (conversation, parked) in [parked, other].into_iter().enumerate() {
+            s.adopt(parked).expect("its own conversation");
+            let (ids, memory, logits) = &alone[conversation];
+            assert_eq!([&first, &second][conversation], &ids[0]);
+            assert_eq!(say(&mut s, texts[conversation][1]).generated_ids, ids[1]);
+            assert_eq!(&state(&s), memory);
+            let found = block_on(s.model().engine.last_logits()).expect("logits");
+            assert_eq!(&found, logits.as_ref().expect("logits"));
+        }
+        let foreign = block_on(session(&device, storage, "\"o\"").park()).expect("a conversation");
+        let tokens = s.processed_tokens().len();
+        assert_eq!(s.adopt(foreign).unwrap_err().code(), "setting");
+        assert_eq!(s.model().engine.n_past(), tokens);
+    }
+}
+
+#[test]
+fn gauges_agree_between_gpu_and_twin() {
+    let Some(gpu) = gpu(false) else { return };
+    for heads in ["\"o\"", "\"k\""] {
+        let gauges = |device: Device| -> Vec<Vec<Gauge>> {
+            let mut s = session(&device, Storage::F32, heads);
+            let n = s.model().engine.config().n_layers;
+            // the second prompt is read in several chunks, the third leaves no room for a reply
+            let texts = ["I live in Lisbon.".into(), "word ".repeat(90), "Where?".into()];
+            let turns = texts.map(|text: String| say(&mut s, &text));
+            turns
+                .map(|turn| turn.gauges.expect("gauges"))
+                .to_vec()
+                .into_iter()
+                .inspect(|gauges| assert_eq!(gauges.len(), n))
+                .collect()
+        };
+        let (found, expected) = (gauges(Device::Gpu(gpu.clone())), gauges(Device::Cpu));
+        for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
+            assert_eq!(found.layer, expected.layer);
+            assert!((found.beta - expected.beta).abs() < 1e-4, "{found:?} {expected:?}");
+            assert!(found.beta > 0.0 && found.beta < 1.0);
+            match (found.output_ratio, expected.output_ratio) {
+                (Some(found), Some(expected)) => {
+                    assert!((found - expected).abs() < 1e-3 * expected, "{found} {expected}");
+                    assert!(expected > 0.0);
+                    assert_eq!(heads, "\"o\"");
+                }
+                (found, expected) => {
+                    assert_eq!((found, expected, heads), (None, None, "\"k\""));
+                }
+            }
+        }
+    }
+    let mut s = session(&Device::Cpu, Storage::F32, "\"o\"");
+    let options = s.default_turn_options();
+    let turn = block_on(s.ask("Hello.", &options, &mut |_| ControlFlow::Continue(())));
+    assert_eq!(turn.expect("a turn").gauges, None);
+    assert_eq!(block_on(s.model().engine.last_gauges()).unwrap_err().code(), "setting");
+}

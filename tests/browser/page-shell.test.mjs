@@ -153,6 +153,7 @@ test("everything can be done with the keyboard", async () => {
     await page.keyboard.press("Enter");
     await settle(page);
     assert.equal((await memory(page)).ledger, 0);
+    assert.equal(await focused(), "undo");
     await tabTo("forget");
     await page.keyboard.press("Enter");
     // Nothing is lost by pressing Enter once more.

@@ -137,6 +137,28 @@ test("a stopped reply stays, pausing stops writing, a new context keeps the memo
   });
 });
 
+test("a turn that is stopped before a word was said leaves everything as it was", async () => {
+  await inBrowser(async (context) => {
+    const page = await open(context, address);
+    await say(page, BEES);
+    const long = "A long story about the bees, the house and what lies behind it. ".repeat(12).trim();
+    for (let attempt = 0; attempt < 10; attempt += 1) {
+      const [before, said] = [await memory(page), await shown(page)];
+      await page.getByLabel("Your message").fill(long);
+      await page.keyboard.press("Enter");
+      await page.waitForFunction(() => document.body.dataset.phase === "replying");
+      await page.keyboard.press("Escape");
+      await settle(page);
+      // A word may have come first; then the turn was stopped, not taken back.
+      if ((await page.getByLabel("Your message").inputValue()) !== long) continue;
+      assert.deepEqual(await memory(page), before);
+      assert.equal(await shown(page), said);
+      return;
+    }
+    assert.fail("no turn could be stopped while its prompt was read");
+  });
+});
+
 test("answering again and editing take the last turn back and put another in its place", async () => {
   await inBrowser(async (context) => {
     const page = await open(context, address);

@@ -24,9 +24,14 @@ async function install() {
       const url = new URL(name, self.registration.scope);
       const response = (await caches.match(key)) ?? (await fetch(url, { cache: "no-cache" }));
       if (!response.ok) throw new Error(`${name}: ${response.status}`);
-      await cache.put(key, response);
+      await cache.put(key, plain(response));
     }),
   );
+}
+
+/** A host may send `index.html` elsewhere; browsers take no redirected answer for a page. */
+function plain(response) {
+  return response.redirected ? new Response(response.body, { headers: response.headers }) : response;
 }
 
 /** Drops all versions but this one and, where tabs still run it, the one before. */

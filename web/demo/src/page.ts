@@ -10,14 +10,22 @@ import { sentence } from "./format.js";
 export type Phase = "loading" | "ready" | "replying" | "working" | "failed";
 
 let phase: Phase = "loading";
+/** What had the focus when the action under way began. */
+let pressed: Element | null = null;
 const listeners = new Set<(phase: Phase) => void>();
 
 export const currentPhase = (): Phase => phase;
 
 export function setPhase(next: Phase): void {
+  if (phase === "ready" && next === "working") pressed = document.activeElement;
   phase = next;
   document.body.dataset["phase"] = next;
   for (const listener of listeners) listener(next);
+  // A button that was switched off meanwhile has lost the focus: whoever pressed it stays there.
+  if (next === "ready" && document.activeElement === document.body) {
+    if (pressed instanceof HTMLElement) pressed.focus({ preventScroll: true });
+    pressed = null;
+  }
 }
 
 /** Calls `listener` now and after every change. */

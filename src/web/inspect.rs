@@ -4,7 +4,7 @@ use super::{JsResult, WebLoadOptions, js_error, parse, storage};
 use crate::config::{DeltaConfig, ModelConfig};
 use crate::error::Result;
 use crate::footprint::{Fit, Footprint, Layout, fit, largest_buffer_bytes};
-use crate::gpu::{Gpu, GpuOptions};
+use crate::gpu::{Gpu, GpuOptions, Tier};
 use crate::model::{LoadOptions, context_window};
 use js_sys::Reflect;
 use serde_json::json;
@@ -34,7 +34,9 @@ async fn report(config: &str, options: &str) -> Result<String> {
     };
     let tier = Gpu::probe(&GpuOptions { adapter: None, base_tier: options.base_tier }).await?;
     let print = Footprint::new(&config, delta.as_ref(), &layout)?;
-    let verdict = fit(&print, &config, &layout, Some(&tier), device_memory_bytes());
+    // Where the browser tells that there is little main memory, the GPU shares it.
+    let sharing = Tier { software: true, ..tier };
+    let verdict = fit(&print, &config, &layout, Some(&sharing), device_memory_bytes());
     let reason = match verdict {
         Fit::Yes | Fit::IfMemory => None,
         Fit::BufferTooLarge { needed, limit } => Some(format!(

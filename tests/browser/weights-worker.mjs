@@ -72,6 +72,13 @@ const calls = {
     opened = null;
   },
   progress: () => progress,
+  /** As browsers that know one kind of access only, for one reader at a time. */
+  knowOneMode() {
+    const create = FileSystemFileHandle.prototype.createSyncAccessHandle;
+    FileSystemFileHandle.prototype.createSyncAccessHandle = function () {
+      return create.call(this);
+    };
+  },
   refuseStorage() {
     StorageManager.prototype.getDirectory = async () => {
       throw new DOMException("storage is refused here", "SecurityError");

@@ -72,7 +72,14 @@ class Passing extends Error {
  * A server that does not do ranges answers with all of it, which is not read.
  */
 export async function probe(url: string, net: Net): Promise<Remote | null> {
-  return retrying(net, FIRST_ATTEMPTS, () => describe(url, net.signal));
+  return retrying(net, FIRST_ATTEMPTS, async () => {
+    const stall = stallSignal(net.signal);
+    try {
+      return await describe(url, stall.signal);
+    } finally {
+      stall.end();
+    }
+  });
 }
 
 /** The same question, asked once and for a short time; null if no useful answer comes. */
@@ -118,10 +125,7 @@ export async function readRange(
         throw new ChangedError(url, response.status, "changed while it was downloaded");
       }
       await requireOkOrDiscard(url, response);
-      const range = contentRange(response.headers);
-      const etag = response.headers.get("etag");
-      const isSame = range?.total === remote.size && (!remote.etag || !etag || etag === remote.etag);
-      if (!isSame || range?.from !== at) {
+      if (!isPartOf(remote, response, at, to)) {
         await discard(response);
         throw new ChangedError(url, response.status, "changed while it was downloaded");
       }
@@ -193,14 +197,35 @@ async function describe(url: string, signal: AbortSignal): Promise<Remote | null
   if (status === 404 || status === 410) return null;
   if (status !== 416) requireOk(url, response);
   const range = contentRange(headers);
+  let size = status === 200 ? wholeLength(response) : (range?.total ?? null);
+  // Hosts that do not show this header to other origins still show a length.
+  if (status === 206 && range === null) size = await lengthByHead(url, signal);
   return {
     url,
-    size: status === 200 ? wholeLength(response) : (range?.total ?? null),
+    size,
     etag: headers.get("etag"),
     lastModified: headers.get("last-modified"),
-    hasRanges: status === 206 && range !== null && range.total !== null,
+    hasRanges: status === 206 && size !== null,
     digest: promisedDigest(response),
   };
+}
+
+async function lengthByHead(url: string, signal: AbortSignal): Promise<number | null> {
+  const response = await ask(url, {}, signal, "HEAD");
+  return response.ok ? wholeLength(response) : null;
+}
+
+/** True if this is the part that was asked for, of the file that the download began with. */
+function isPartOf(remote: Remote, response: Response, from: number, to: number): boolean {
+  const { headers } = response;
+  const range = contentRange(headers);
+  const isWhereAsked = range
+    ? range.from === from && range.total === remote.size
+    : wholeLength(response) === to - from;
+  const [etag, lastModified] = [headers.get("etag"), headers.get("last-modified")];
+  if (etag !== null && remote.etag !== null) return isWhereAsked && etag === remote.etag;
+  const isSameDate = !lastModified || !remote.lastModified || lastModified === remote.lastModified;
+  return isWhereAsked && isSameDate;
 }
 
 /** Reads a small text. */
@@ -239,10 +264,11 @@ async function ask(
   url: string,
   headers: Record<string, string>,
   signal: AbortSignal,
+  method = "GET",
 ): Promise<Response> {
   try {
     // The browser's own cache would hold every byte a second time.
-    return await fetch(url, { headers, signal, cache: "no-store" });
+    return await fetch(url, { method, headers, signal, cache: "no-store" });
   } catch (cause) {
     throw new Passing(new NetworkError(url, null, `cannot be reached: ${String(cause)}`, { cause }));
   }

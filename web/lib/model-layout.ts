@@ -3,7 +3,7 @@
  * has. Owns the names; small files are read whole, weights in pieces.
  */
 import { DeltamemError } from "./errors.js";
-import { type Net, type Remote, probe, readText } from "./http.js";
+import { type Net, NetworkError, type Remote, probe, readText } from "./http.js";
 
 const WEIGHTS = "model.safetensors";
 const INDEX = "model.safetensors.index.json";
@@ -40,11 +40,14 @@ export async function discover(base: string, wanted: Wanted, net: Net): Promise<
 }
 
 async function discoverModel(base: string, net: Net): Promise<NamedRemote[]> {
-  const [required, optional, weights] = await Promise.all([
-    Promise.all(REQUIRED.map((name) => need(base, name, net))),
+  const others = Promise.all([
     Promise.all(OPTIONAL.map((name) => find(base, name, net))),
     discoverWeights(base, net),
   ]);
+  // What is wrong with a required file says more than what follows from it.
+  others.catch(() => undefined);
+  const required = await Promise.all(REQUIRED.map((name) => need(base, name, net)));
+  const [optional, weights] = await others;
   return [...required, ...optional.filter((file) => file !== null), ...weights];
 }
 
@@ -97,12 +100,19 @@ function shardNames(index: string, url: string): string[] {
 }
 
 async function find(base: string, name: string, net: Net): Promise<NamedRemote | null> {
-  const remote = await probe(new URL(name, base).href, net);
-  return remote && { ...remote, name };
+  try {
+    const remote = await probe(new URL(name, base).href, net);
+    return remote && { ...remote, name };
+  } catch (error) {
+    // Buckets that do not list their files answer so for those that are not there.
+    if (error instanceof NetworkError && error.status === 403) return null;
+    throw error;
+  }
 }
 
 async function need(base: string, name: string, net: Net): Promise<NamedRemote> {
-  const remote = await find(base, name, net);
-  if (remote) return remote;
-  throw new DeltamemError("network", `${new URL(name, base).href} answered 404: it is not there.`);
+  const url = new URL(name, base).href;
+  const remote = await probe(url, net);
+  if (remote) return { ...remote, name };
+  throw new NetworkError(url, 404, "answered 404: it is not there");
 }

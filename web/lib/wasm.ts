@@ -224,7 +224,10 @@ export interface Footprint {
   reason: string | null;
 }
 
-/** Reckons a model from its `config.json` alone, against this GPU. Resolves to a `Footprint` as JSON. */
+/**
+ * Reckons a model from its `config.json` alone, against this GPU; `options` are those of `LoadModel`
+ * and `deltaConfig`, the text of its adapter's configuration. Resolves to a `Footprint` as JSON.
+ */
 export type Inspect = (config: string, options: string) => Promise<string>;
 
 /** SHA-256 of bytes as they come. */

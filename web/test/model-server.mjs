@@ -43,7 +43,12 @@ export class ModelServer {
   rule = () => false;
   /** { path, from, to, sent } in the order in which they came. */
   requests = [];
-  #server = createServer((request, response) => void this.#answer(request, response));
+  #server = createServer((request, response) => {
+    this.#answer(request, response).catch((error) => {
+      console.error("the test's server failed:", error);
+      response.destroy();
+    });
+  });
 
   async listen() {
     await new Promise((resolve) => this.#server.listen(0, "localhost", resolve));
@@ -78,7 +83,10 @@ export class ModelServer {
     const record = { path, from: 0, to: bytes?.length ?? 0, sent: 0, headers: request.headers };
     this.requests.push(record);
     for (const [name, value] of Object.entries(this.headers)) response.setHeader(name, value);
-    if (!bytes) return void response.writeHead(404).end();
+    if (!bytes) {
+      const isAnswered = await this.rule({ ...record, request, response, status: 404, record });
+      return void (isAnswered || response.writeHead(404).end());
+    }
     const type = TYPES[path.split(".").at(-1)] ?? "application/octet-stream";
     response.setHeader("content-type", type);
     const etag = this.etags.get(path) ?? `"${sha256(bytes).slice(0, 16)}"`;
@@ -101,6 +109,7 @@ export class ModelServer {
     const body = status === 416 ? Buffer.alloc(0) : bytes.subarray(record.from, record.to);
     if (await this.rule({ ...record, request, response, body, status, record })) return;
     response.writeHead(status, { "content-length": body.length });
+    if (request.method === "HEAD") return void response.end();
     await send(response, body, record);
   }
 }

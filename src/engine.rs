@@ -28,7 +28,7 @@ impl Engine {
         }
     }
 
-    /// All logits of the last token fed, after a repetition penalty.
+    /// All logits of the last token fed, after a repetition penalty and a mask.
     ///
     /// # Errors
     /// Device errors.
@@ -278,6 +278,19 @@ impl Wanted<'_> {
                 });
             }
         }
+        if let Some(mask) = self.mask {
+            let vocab_size = config.vocab_size;
+            let bad = |reason: String| Err(Error::Setting { name: "mask", reason });
+            let n_words = vocab_size.div_ceil(32);
+            if mask.len() != n_words {
+                return bad(format!("{} words, {n_words} cover the vocabulary", mask.len()));
+            }
+            let tail = u32::MAX >> (32 * n_words - vocab_size);
+            let (last, whole) = mask.split_last().map_or((0, mask), |(last, w)| (last & tail, w));
+            if last == 0 && whole.iter().all(|word| *word == 0) {
+                return bad("it rules out every token".into());
+            }
+        }
         Ok(())
     }
 }
@@ -288,6 +301,9 @@ pub struct Wanted<'a> {
     pub logits: WantedLogits,
     /// Applied to the last token's logits before `Argmax`, `TopK` and `Last`.
     pub repetition: Option<RepetitionPenalty<'a>>,
+    /// Which tokens the next one can be, `[ceil(vocab_size / 32)]`, token i at bit i mod 32 of word
+    /// i / 32; the others get −∞, after a penalty, before `Argmax`, `TopK` and `Last`.
+    pub mask: Option<&'a [u32]>,
     /// Reads ρ of every wrapped layer and hidden states of every layer, for replay.
     pub intermediates: bool,
     /// Keeps what [`Engine::last_gauges`] reads.

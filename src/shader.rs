@@ -21,6 +21,7 @@ pub const KERNELS: &[(&str, &str)] = &[
     ("attention", include_str!("../shaders/attention.wgsl")),
     ("silu_mul", include_str!("../shaders/silu_mul.wgsl")),
     ("repetition_penalty", include_str!("../shaders/repetition_penalty.wgsl")),
+    ("mask_logits", include_str!("../shaders/mask_logits.wgsl")),
     ("argmax", include_str!("../shaders/argmax.wgsl")),
     ("top_k", include_str!("../shaders/top_k.wgsl")),
 ];

@@ -157,6 +157,10 @@ fn a_refused_call_changes_nothing() {
         assert_eq!(refuse(good, penalty(&[1], temperature)), "setting");
     }
     assert_eq!(refuse(good, penalty(&[144], 2.0)), "token_out_of_range");
+    let mask = |words: &'static [u32]| Wanted { mask: Some(words), ..penalty(&[1], 2.0) };
+    for words in [&[][..], &[1, 1, 1, 1], &[0; 5], &[0, 0, 0, 0, 1 << 16], &[1; 6]] {
+        assert_eq!(refuse(good, mask(words)), "setting", "{words:?}");
+    }
     assert_eq!(block_on(model.last_logits()).expect("logits"), last);
 
     // and the next call is as if nothing had been refused
@@ -231,7 +235,26 @@ fn every_way_to_ask_for_logits_agrees() {
     let (few, _) = ask(with(WantedLogits::TopK { k: 5, temperature: 1.0 }));
     let expected = reference::top_k(&found.logits, 5, 1.0);
     assert_eq!(few.top_k.expect("candidates").candidates, expected.candidates);
-    // and it is gone in the next call
+    // a mask comes after the penalty, and ties of what it rules out are no candidates' ties
+    let mut mask = vec![0; vocab.div_ceil(32)];
+    let allowed = [3, 40, 143];
+    allowed.iter().for_each(|id| mask[id / 32] |= 1 << (id % 32));
+    let mut expected = found.logits.clone();
+    reference::mask_logits(&mut expected, &mask);
+    let masked = |logits| Wanted { mask: Some(&mask), ..with(logits) };
+    let (found, kept) = ask(masked(WantedLogits::Last));
+    assert_eq!(found.logits, expected);
+    assert_eq!(kept, expected);
+    assert!(expected.iter().filter(|logit| logit.is_finite()).count() == allowed.len());
+    let (best, _) = ask(masked(WantedLogits::Argmax));
+    assert_eq!(best.argmax, Some(reference::argmax(&expected)));
+    for k in [2, 3, 20] {
+        let (few, _) = ask(masked(WantedLogits::TopK { k, temperature: 0.7 }));
+        let (few, expected) = (few.top_k.expect("some"), reference::top_k(&expected, k, 0.7));
+        assert_eq!(few.candidates, expected.candidates, "{k} of a masked vocabulary");
+        assert!(relative_error(&[few.sum_exp], &[expected.sum_exp]) < 1e-5);
+    }
+    // and both are gone in the next call
     assert_eq!(ask(wanted(WantedLogits::Last)).1, last.logits);
 }
 

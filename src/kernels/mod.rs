@@ -9,6 +9,7 @@ mod attention;
 mod embed;
 mod linear;
 mod low_rank_add;
+mod mask_logits;
 mod memory_project;
 mod memory_read;
 mod memory_scan;
@@ -24,6 +25,7 @@ pub use attention::{AttentionParams, attention};
 pub use embed::{EmbedParams, embed};
 pub use linear::{LinearParams, LinearTarget, matmul, matvec};
 pub use low_rank_add::{LowRankAddParams, low_rank_add};
+pub use mask_logits::{MaskLogitsParams, mask_logits};
 pub use memory_project::{MemoryProjectParams, memory_project};
 pub use memory_read::{MemoryReadParams, memory_read};
 pub use memory_scan::{MemoryScanParams, memory_scan};
@@ -108,6 +110,7 @@ pub const SPECS: &[&KernelSpec] = &[
     &attention::SPEC,
     &silu_mul::SPEC,
     &repetition_penalty::SPEC,
+    &mask_logits::SPEC,
     &argmax::SPEC,
     &top_k::SPEC,
 ];

@@ -51,6 +51,8 @@ pub(super) struct Buffers {
     pub logits: wgpu::Buffer,
     /// `[2 + vocab]` u32
     pub penalty_ids: wgpu::Buffer,
+    /// `[ceil(vocab / 32)]` u32
+    pub mask: wgpu::Buffer,
     /// `[1]` u32
     pub argmax: wgpu::Buffer,
     /// `[1]` u32: k
@@ -102,6 +104,7 @@ impl Buffers {
             final_normed: floats("final normed", options.logits_rows as u64 * h).await?,
             logits: floats("logits", options.logits_rows as u64 * config.vocab_size as u64).await?,
             penalty_ids: floats("penalised tokens", 2 + config.vocab_size as u64).await?,
+            mask: floats("mask", config.vocab_size.div_ceil(32) as u64).await?,
             argmax: floats("argmax", 1).await?,
             top_k_settings: floats("top-k settings", 1).await?,
             top_k: floats("top-k", 4 + 2 * u64::from(TOP_K_CAPACITY)).await?,

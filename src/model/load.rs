@@ -597,12 +597,16 @@ impl Loader<'_> {
         let n = config.vocab_size as u32;
         let penalty =
             kernels::repetition_penalty(kernels, gpu, config.vocab_size, &b.penalty_ids, &b.logits);
+        let penalty = penalty.await?;
+        let params = kernels::MaskLogitsParams { n };
+        let mask = kernels::mask_logits(kernels, gpu, params, &b.mask, &b.logits).await?;
         Ok(Head {
             norm_all,
             logits_all,
             norm_last,
             logits_last,
-            penalty: penalty.await?,
+            penalty,
+            mask,
             argmax: kernels::argmax(
                 kernels,
                 gpu,

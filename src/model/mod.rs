@@ -107,6 +107,7 @@ struct Head {
     norm_last: Op,
     logits_last: Vec<Op>,
     penalty: Op,
+    mask: Op,
     argmax: Op,
     top_k: Op,
 }
@@ -187,6 +188,9 @@ impl Model {
         if let Some(repetition) = wanted.repetition {
             self.upload_penalty(repetition);
         }
+        if let Some(mask) = wanted.mask {
+            self.gpu.queue.write_buffer(&self.buffers.mask, 0, bytemuck::cast_slice(mask));
+        }
 
         let mut outputs = Outputs::default();
         let n_tokens = call.tokens.len();
@@ -237,7 +241,7 @@ impl Model {
         Ok(outputs)
     }
 
-    /// The last call's logits of its last token (after a repetition penalty), `[vocab_size]`.
+    /// The last call's logits of its last token (after a repetition penalty and a mask), `[vocab_size]`.
     ///
     /// # Errors
     /// [`Error::Setting`] if no call has computed any; [`Error::Gpu`] from the device.
@@ -418,6 +422,9 @@ impl Model {
                 self.last_logits_row = Some(0);
                 if wanted.repetition.is_some() {
                     self.head.penalty.record(&mut pass, step);
+                }
+                if wanted.mask.is_some() {
+                    self.head.mask.record(&mut pass, step);
                 }
                 match wanted.logits {
                     WantedLogits::Argmax => self.head.argmax.record(&mut pass, step),

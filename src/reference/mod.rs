@@ -19,7 +19,7 @@ pub use memory::{Projected, memory_project, memory_read, memory_scan, segment_me
 pub use mlp::{sigmoid, silu_mul};
 pub use model::{Model, Options, ParkedContext};
 pub use norm::rms_norm;
-pub use sampling::{argmax, repetition_penalty, top_k};
+pub use sampling::{argmax, mask_logits, repetition_penalty, top_k};
 
 /// What a kernel does with the place it writes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

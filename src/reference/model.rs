@@ -50,7 +50,7 @@ pub struct Model {
     kv: Vec<KvCache>,
     n_past: usize,
     memory: MemoryState,
-    /// The last token's logits in the last call that computed any, after its penalty. `[vocab]`
+    /// The last token's logits in the last call that computed any, after penalty and mask. `[vocab]`
     last_logits: Option<Vec<f32>>,
     /// Of the last token in the last call that wanted gauges.
     last_gauges: Option<Vec<Gauge>>,
@@ -341,6 +341,9 @@ impl Model {
         if let Some(repetition) = &wanted.repetition {
             repetition_penalty(&mut logits, repetition);
         }
+        if let Some(mask) = wanted.mask {
+            mask_logits(&mut logits, mask);
+        }
         match wanted.logits {
             WantedLogits::Argmax => outputs.argmax = Some(argmax(&logits)),
             WantedLogits::TopK { k, temperature } => {
@@ -356,7 +359,7 @@ impl Model {
         wanted.check(&self.config)
     }
 
-    /// The last call's logits of its last token (after a repetition penalty), `[vocab_size]`.
+    /// The last call's logits of its last token (after a repetition penalty and a mask), `[vocab_size]`.
     ///
     /// # Errors
     /// [`Error::Setting`] if no call has computed any.

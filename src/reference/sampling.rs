@@ -1,4 +1,4 @@
-//! What a decode step takes from the logits: penalty, argmax, the largest few.
+//! What a decode step takes from the logits: penalty, mask, argmax, the largest few.
 
 use crate::engine::{MAX_TOP_K, RepetitionPenalty, TopK};
 
@@ -13,6 +13,19 @@ pub fn repetition_penalty(logits: &mut [f32], repetition: &RepetitionPenalty) {
             true => *logit / repetition.penalty,
             false => *logit * repetition.penalty,
         };
+    }
+}
+
+/// Rules out (−∞) every token whose bit in the mask `[ceil(vocab / 32)]` is 0; bit i of the mask is
+/// bit i mod 32 of word i / 32.
+///
+/// # Panics
+/// If the mask is shorter than that.
+pub fn mask_logits(logits: &mut [f32], mask: &[u32]) {
+    for (index, logit) in logits.iter_mut().enumerate() {
+        if mask[index / 32] >> (index % 32) & 1 == 0 {
+            *logit = f32::NEG_INFINITY;
+        }
     }
 }
 

@@ -79,8 +79,13 @@ fn model(delta: Option<&str>, chunk: Option<usize>) -> Model {
 
 const TOKEN: &str = r#"{"rank": 4}"#;
 const MESSAGE: &str = r#"{"rank": 4, "memory_write_granularity": "message_mean"}"#;
-const ALL: Wanted =
-    Wanted { logits: WantedLogits::All, repetition: None, intermediates: true, gauges: false };
+const ALL: Wanted = Wanted {
+    logits: WantedLogits::All,
+    repetition: None,
+    mask: None,
+    intermediates: true,
+    gauges: false,
+};
 
 fn call<'a>(tokens: &'a [u32], message_ids: Option<&'a [i64]>) -> Call<'a> {
     Call { tokens, message_ids, sentence_ids: None, write_enabled: true }
@@ -400,4 +405,15 @@ fn f16_keys_and_values_are_rounded() {
     assert_eq!(cache.k, [0.099_975_586, 65504.0]);
     kv_write(&mut cache, &[0.1, 0.2], &[0.3, 0.4], false);
     assert_eq!(cache.k[2..], [0.1, 0.2]);
+}
+
+#[test]
+fn mask_logits_rules_out_what_has_no_bit() {
+    let mut logits = [5.0; 70];
+    (logits[33], logits[65]) = (7.0, f32::NAN);
+    mask_logits(&mut logits, &[1 << 31, 1 << 1, 1 << 1]);
+    let kept: Vec<usize> = (0..70).filter(|&i| logits[i] != f32::NEG_INFINITY).collect();
+    assert_eq!(kept, [31, 33, 65]);
+    assert_eq!(argmax(&logits), 33);
+    assert_eq!(top_k(&logits, 2, 1.0).candidates, [(33, 7.0), (31, 5.0)]);
 }

@@ -1,8 +1,8 @@
-//! repetition_penalty, argmax and top_k over the real vocabulary and over awkward logits.
+//! repetition_penalty, mask_logits, argmax and top_k over the real vocabulary and over awkward logits.
 
 use crate::bench::*;
 use deltamem::engine::{MAX_TOP_K, RepetitionPenalty};
-use deltamem::kernels::{self, ArgmaxParams, Step, TopKParams};
+use deltamem::kernels::{self, ArgmaxParams, MaskLogitsParams, Step, TopKParams};
 use deltamem::reference;
 use deltamem::shader::{Storage, TOP_K_CAPACITY};
 
@@ -129,5 +129,34 @@ fn repetition_penalty_matches_reference() {
         // a division may be 2.5 units in the last place off
         let tolerance = Tolerance::new(0.0, 4e-7);
         assert_close("repetition_penalty", &bench.read(&buffer), &expected, tolerance);
+    }
+}
+
+#[test]
+fn mask_logits_matches_reference() {
+    let Some(bench) = &mut bench(Storage::F32, 8, 128) else { return };
+    for (name, logits) in logits() {
+        let n = logits.len();
+        let n_words = n.div_ceil(32);
+        let bits: Vec<u32> = noise(n_words, 3, 1.0).iter().map(|x| x.to_bits()).collect();
+        let mut last = vec![0; n_words];
+        last[(n - 1) / 32] = 1 << ((n - 1) % 32);
+        for (kind, mask) in [
+            ("all", vec![u32::MAX; n_words]),
+            ("none", vec![0; n_words]),
+            ("some", bits),
+            ("the last", last),
+        ] {
+            let mut expected = logits.clone();
+            reference::mask_logits(&mut expected, &mask);
+            let (words, buffer) = (bench.words(&mask), bench.floats(&logits));
+            let params = MaskLogitsParams { n: n as u32 };
+            let (gpu, kernels) = (&bench.gpu, &mut bench.kernels);
+            let op = made(kernels::mask_logits(kernels, gpu, params, &words, &buffer));
+            bench.run(step(1, 0, 0), &[op]);
+            // nothing is computed: the same bits, NaN among them
+            let expected: Vec<u32> = expected.iter().map(|x| x.to_bits()).collect();
+            assert_eq!(bench.read_words(&buffer), expected, "mask_logits, {name}, {kind}");
+        }
     }
 }

@@ -61,6 +61,9 @@ pub enum Error {
     /// A sampling or generation setting outside its range.
     #[error("setting `{name}`: {reason}")]
     Setting { name: &'static str, reason: String },
+    /// A schema or regular expression that replies cannot be held to.
+    #[error("constraint: {reason}")]
+    Constraint { reason: String },
     /// No usable GPU adapter.
     #[error("no GPU adapter: {reason}")]
     NoAdapter { reason: String },
@@ -99,6 +102,7 @@ impl Error {
             Error::Cancelled => "cancelled",
             Error::MemoryMismatch { .. } => "memory_mismatch",
             Error::Setting { .. } => "setting",
+            Error::Constraint { .. } => "constraint",
             Error::NoAdapter { .. } => "no_adapter",
             Error::DeviceLimit { .. } => "device_limit",
             Error::OutOfMemory { .. } => "out_of_memory",

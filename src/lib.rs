@@ -2,6 +2,7 @@
 
 pub mod chat;
 pub mod config;
+pub mod constraint;
 pub mod engine;
 pub mod error;
 pub mod gpu;
@@ -24,6 +25,7 @@ pub mod spans;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod store;
 pub mod tokenizer;
+pub mod tool_calls;
 #[cfg(target_arch = "wasm32")]
 pub mod web;
 pub mod weights;

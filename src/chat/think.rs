@@ -30,6 +30,9 @@ const CLOSE: &str = "</think>";
 #[derive(Debug, Clone)]
 pub struct ThinkSplitter {
     is_thinking: bool,
+    /// Tags are text once the answer has begun.
+    is_leading: bool,
+    is_answering: bool,
     /// May be the beginning of a tag.
     held: String,
 }
@@ -38,12 +41,28 @@ impl ThinkSplitter {
     /// A splitter for the reply to `prompt`: it starts inside if the prompt leaves a `<think>`
     /// open at its end.
     pub fn new(prompt: &str) -> ThinkSplitter {
-        ThinkSplitter { is_thinking: prompt.trim_end().ends_with(OPEN), held: String::new() }
+        ThinkSplitter {
+            is_thinking: prompt.trim_end().ends_with(OPEN),
+            is_leading: false,
+            is_answering: false,
+            held: String::new(),
+        }
+    }
+
+    /// A splitter that takes thoughts only at the very beginning of the reply: behind them, or
+    /// without them, tags are text like any other.
+    pub fn leading(prompt: &str) -> ThinkSplitter {
+        ThinkSplitter { is_leading: true, ..ThinkSplitter::new(prompt) }
     }
 
     /// True between the tags.
     pub fn is_thinking(&self) -> bool {
         self.is_thinking
+    }
+
+    /// What may be the beginning of a tag.
+    pub fn held(&self) -> &str {
+        &self.held
     }
 
     /// Takes the next piece of text and gives the parts it completes, in order.
@@ -54,10 +73,18 @@ impl ThinkSplitter {
         let mut rest = text.as_str();
         loop {
             let tag = if self.is_thinking { CLOSE } else { OPEN };
+            let is_first = self.is_thinking || !self.is_leading;
+            let is_over = !is_first && (self.is_answering || !begins(rest, tag));
+            if is_over {
+                self.is_answering |= !rest.is_empty();
+                self.add(&mut parts, rest);
+                return parts;
+            }
             match rest.find(tag) {
                 Some(at) => {
                     self.add(&mut parts, &rest[..at]);
                     rest = &rest[at + tag.len()..];
+                    self.is_answering = self.is_thinking;
                     self.is_thinking = !self.is_thinking;
                 }
                 None => {
@@ -96,7 +123,7 @@ impl ThinkSplitter {
 pub fn answer_part(reply: &str) -> String {
     let open = reply.find(OPEN).unwrap_or(reply.len());
     let is_thinking = reply.find(CLOSE).is_some_and(|close| close < open);
-    let mut splitter = ThinkSplitter { is_thinking, held: String::new() };
+    let mut splitter = ThinkSplitter { is_thinking, ..ThinkSplitter::new("") };
     let mut parts = splitter.push(reply);
     parts.extend(splitter.finish());
     let answers = parts.iter().filter_map(|part| match part {
@@ -106,13 +133,21 @@ pub fn answer_part(reply: &str) -> String {
     answers.collect()
 }
 
+/// True if `text` begins with the tag or may come to.
+fn begins(text: &str, tag: &str) -> bool {
+    text.starts_with(tag) || tag.starts_with(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// Thoughts and answers, each joined.
     fn split(prompt: &str, pieces: &[&str]) -> (String, String) {
-        let mut splitter = ThinkSplitter::new(prompt);
+        split_with(ThinkSplitter::new(prompt), pieces)
+    }
+
+    fn split_with(mut splitter: ThinkSplitter, pieces: &[&str]) -> (String, String) {
         let mut parts: Vec<ThinkPiece> = pieces.iter().flat_map(|p| splitter.push(p)).collect();
         parts.extend(splitter.finish());
         let (mut thoughts, mut answers) = (String::new(), String::new());
@@ -153,6 +188,26 @@ mod tests {
         assert_eq!(answer_part("<think>hm</think>\n\nhi"), "\n\nhi");
         assert_eq!(answer_part("hm</think>hi"), "hi");
         assert_eq!(answer_part("hi <think>hm"), "hi ");
+    }
+
+    #[test]
+    fn a_leading_splitter_takes_thoughts_only_at_the_beginning() {
+        for (prompt, reply, thoughts, answer) in [
+            ("", "<think>a<think>b</think>c<think>d</think>", "a<think>b", "c<think>d</think>"),
+            ("", "x<think>a</think>", "", "x<think>a</think>"),
+            ("", "<thin<think>", "", "<thin<think>"),
+            ("", "</think><think>a", "", "</think><think>a"),
+            ("", "<thi", "", "<thi"),
+            ("assistant\n<think>\n", "a</think><think>b", "a", "<think>b"),
+            ("<think></think>", "\"<think>\"", "", "\"<think>\""),
+        ] {
+            let expected = (thoughts.to_string(), answer.to_string());
+            let leading = || ThinkSplitter::leading(prompt);
+            for cut in 0..=reply.len() {
+                let pieces = [&reply[..cut], &reply[cut..]];
+                assert_eq!(split_with(leading(), &pieces), expected, "{reply} at {cut}");
+            }
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod bounds;
 mod date;
 mod think;
 pub use date::CivilDate;
+pub(crate) use think::{CLOSE as THINK_CLOSE, OPEN as THINK_OPEN};
 pub use think::{ThinkPiece, ThinkSplitter, answer_part, default_enable_thinking};
 
 /// Largest template accepted, in bytes. The longest known ones have about 30 kB.

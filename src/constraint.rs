@@ -28,7 +28,7 @@ const MAX_TOKEN_BYTES: usize = 256;
 /// The crate's prefix tree counts its nodes, at most one a byte, in 22 bits.
 const MAX_VOCABULARY_BYTES: usize = (1 << 22) - 1;
 /// What may stand between the parts of JSON; a weak model must not get lost in white space.
-const JSON_SPACE: &str = r" |\n[ \t]{0,32}";
+const JSON_SPACE: &str = r" |\n[ \t]{0,20}";
 
 /// Longest message that is passed on from the crate.
 const MAX_MESSAGE_BYTES: usize = 500;
@@ -97,16 +97,6 @@ impl ConstraintVocabulary {
         };
         let factory = panic_utils::catch_unwind(AssertUnwindSafe(make)).map_err(refused)?;
         Ok(ConstraintVocabulary { factory, eos, n_rows })
-    }
-
-    /// Tokens that end a reply.
-    pub fn eos_token_ids(&self) -> &[u32] {
-        &self.eos
-    }
-
-    /// Logits of the model; masks have a bit for each.
-    pub fn n_rows(&self) -> usize {
-        self.n_rows
     }
 }
 
@@ -202,6 +192,16 @@ impl ConstraintMatcher {
             }
             _ => Ok(&self.mask),
         }
+    }
+
+    /// Words of a mask.
+    pub fn n_words(&self) -> usize {
+        self.mask.len()
+    }
+
+    /// Tokens that end a reply.
+    pub fn eos_token_ids(&self) -> &[u32] {
+        &self.eos
     }
 
     /// Goes on with a token that the mask allowed.

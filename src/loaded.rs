@@ -4,6 +4,7 @@
 
 use crate::chat::{ChatTemplate, default_enable_thinking};
 use crate::config::{Architecture, DeltaConfig, ModelConfig};
+use crate::constraint::ConstraintVocabulary;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -15,7 +16,7 @@ use crate::sampler::SamplingOptions;
 use crate::shader::Storage;
 use crate::tokenizer::Tokenizer;
 use crate::weights::TensorSource;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 #[cfg(not(target_arch = "wasm32"))]
 use crate::{model_folder::ModelFiles, nano, weights::safetensors::SafetensorsFile};
@@ -47,6 +48,8 @@ pub struct LoadedModel {
     pub name: String,
     /// What memories of this model are bound to; `None` without δ-mem.
     pub identity: Option<MemoryIdentity>,
+    /// Made when a reply is first constrained.
+    constraint_vocabulary: OnceLock<ConstraintVocabulary>,
 }
 
 impl LoadedModel {
@@ -104,9 +107,23 @@ impl LoadedModel {
                 .or_else(|| default_enable_thinking(&folder.name)),
             name: folder.name.clone(),
             identity,
+            constraint_vocabulary: OnceLock::new(),
         };
         model.sampling.check()?;
         Ok(model)
+    }
+
+    /// The tokens as constraints need them; the first call takes a while and some memory.
+    ///
+    /// # Errors
+    /// As [`ConstraintVocabulary::new`].
+    pub fn constraint_vocabulary(&self) -> Result<&ConstraintVocabulary> {
+        if let Some(vocabulary) = self.constraint_vocabulary.get() {
+            return Ok(vocabulary);
+        }
+        let n_rows = self.engine.config().vocab_size;
+        let made = ConstraintVocabulary::new(&self.tokenizer, &self.eos_token_ids, n_rows)?;
+        Ok(self.constraint_vocabulary.get_or_init(|| made))
     }
 }
 

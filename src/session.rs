@@ -13,9 +13,11 @@ mod append;
 mod cancel;
 mod checkpoint;
 mod generate;
+mod guide;
 mod history;
 mod ingest;
 mod park;
+mod reply;
 #[cfg(test)]
 mod tests;
 mod window;

@@ -123,14 +123,25 @@ impl ToolCallSplitter {
 
     /// The text that was held back, when no more comes. A last call may lack its closing tag.
     pub fn finish(&mut self) -> String {
+        let mut shown = String::new();
+        // a closing tag that seemed to be inside a string was none of it
+        while let Some(format) = self.open
+            && let Some(at) = self.held.find(format.close())
+        {
+            let rest = self.held.split_off(at + format.close().len());
+            let inside = std::mem::replace(&mut self.held, rest);
+            self.open = None;
+            shown.push_str(&self.take(format, &inside[..at], format.close()));
+            shown.push_str(&self.push(""));
+        }
         let held = std::mem::take(&mut self.held);
         match self.open.take() {
-            None => held,
+            None => shown + &held,
             Some(format) => {
                 let close = format.close();
                 let cut = (0..close.len()).rev().find(|&n| held.ends_with(&close[..n]));
                 let (inside, tail) = held.split_at(held.len() - cut.unwrap_or(0));
-                self.take(format, inside, tail)
+                shown + &self.take(format, inside, tail)
             }
         }
     }
@@ -194,11 +205,11 @@ fn find_close(text: &str, format: Format) -> Option<usize> {
             }
         }
         match quote {
-            Some(_) if byte == b'\n' => {
+            Some(_) if byte == b'\n' && !is_escaped => {
                 if inside_string.is_some() {
                     return inside_string;
                 }
-                (quote, is_escaped) = (None, false);
+                quote = None;
             }
             Some(_) if is_escaped => is_escaped = false,
             Some(_) if byte == b'\\' => is_escaped = true,

@@ -434,6 +434,30 @@ fn generate_prints_one_object() {
     assert_eq!(home.run(&bare).ok().json()["memory"], Value::Null);
 }
 
+#[test]
+fn generate_keeps_to_a_form() {
+    let home = Home::new();
+    let run = |more: &[&str]| {
+        let talk = ["generate", "hello", "--cpu", "--seed", "3", "--max-tokens", "60"];
+        home.run(&[&talk[..], more].concat())
+    };
+    let reply = run(&["--regex", "^(yes|no)$"]).ok();
+    assert!(["yes", "no"].contains(&reply.out.trim()), "{reply:?}");
+    let schema = home.path("schema.json");
+    std::fs::write(&schema, r#"{"type": "array", "items": {"enum": ["é"]}, "maxItems": 2}"#)
+        .expect("a file");
+    let schema = schema.to_str().expect("a path in UTF-8");
+    let reply = run(&["--json-schema", schema]).ok();
+    let list: Vec<String> = serde_json::from_str(&reply.out).expect("JSON");
+    assert!(list.len() <= 2 && list.iter().all(|item| item == "é"), "{reply:?}");
+    let reply = run(&["--json-object", "--json"]).ok().json();
+    assert!(reply["text"].as_str().is_some_and(|text| text.starts_with('{')), "{reply}");
+
+    run(&["--regex", "("]).expect(1).err_has("[constraint]");
+    run(&["--json-schema", "nowhere.json"]).expect(1).err_has("nowhere.json");
+    run(&["--regex", "a", "--json-object"]).expect(2);
+}
+
 /// Starts a chat with an open input.
 fn start_chat(home: &Home, more: &[&str]) -> Child {
     let mut arguments = vec!["chat", "--cpu", "--seed", "1"];

@@ -22,8 +22,8 @@ pub enum ThinkPiece {
     Answer(String),
 }
 
-const OPEN: &str = "<think>";
-const CLOSE: &str = "</think>";
+pub(crate) const OPEN: &str = "<think>";
+pub(crate) const CLOSE: &str = "</think>";
 
 /// Splits a reply that comes in pieces; the tags themselves are dropped, everything else is kept
 /// as it is.
@@ -58,6 +58,12 @@ impl ThinkSplitter {
     /// True between the tags.
     pub fn is_thinking(&self) -> bool {
         self.is_thinking
+    }
+
+    /// Takes everything from here on as the answer, if this splitter takes thoughts only at the
+    /// beginning and is not inside of them.
+    pub fn begin_answer(&mut self) {
+        self.is_answering |= self.is_leading && !self.is_thinking;
     }
 
     /// What may be the beginning of a tag.

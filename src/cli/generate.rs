@@ -9,10 +9,12 @@ use super::output::{note, put};
 use super::talk::{Printer, TalkOptions, now_ms, per_second, remarks};
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use deltamem::constraint::Constraint;
 use deltamem::session::{Session, StopReason, Turn};
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Read};
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Longest prompt read from standard input, in bytes.
@@ -33,11 +35,44 @@ pub struct GenerateOptions {
     #[arg(long, requires = "memory", conflicts_with = "read_only")]
     save: bool,
     #[command(flatten)]
+    form: FormOptions,
+    #[command(flatten)]
     talk: TalkOptions,
     #[command(flatten)]
     model: ModelOptions,
     #[command(flatten)]
     run: RunOptions,
+}
+
+/// What the reply must look like.
+#[derive(Args)]
+#[group(multiple = false)]
+struct FormOptions {
+    /// Reply in JSON that this schema accepts
+    #[arg(long, value_name = "FILE")]
+    json_schema: Option<PathBuf>,
+    /// Reply with any JSON object
+    #[arg(long)]
+    json_object: bool,
+    /// Reply in text that this regular expression (JavaScript's syntax) matches as a whole
+    #[arg(long, value_name = "PATTERN")]
+    regex: Option<String>,
+}
+
+impl FormOptions {
+    fn constraint(&self) -> Result<Option<Constraint>> {
+        if let Some(path) = &self.json_schema {
+            let name = path.display();
+            let text = std::fs::read(path).map_err(deltamem::Error::io(path))?;
+            let schema =
+                serde_json::from_slice(&text).with_context(|| format!("reading {name}"))?;
+            return Ok(Some(Constraint::JsonSchema(schema)));
+        }
+        Ok(match &self.regex {
+            Some(pattern) => Some(Constraint::Regex(pattern.clone())),
+            None => self.json_object.then_some(Constraint::JsonObject),
+        })
+    }
 }
 
 /// Runs the command.
@@ -47,11 +82,13 @@ pub fn run(options: &GenerateOptions) -> Result<ExitCode> {
         Some(prompt) if prompt != "-" => prompt.to_string(),
         _ => prompt_from_stdin()?,
     };
+    let constraint = options.form.constraint()?;
     let model = options.model.load(&options.run)?;
     pollster::block_on(async {
         let mut session = Session::new(model, options.talk.session_options()).await?;
         let mut turn_options = session.default_turn_options();
         options.talk.apply(&mut turn_options)?;
+        turn_options.constraint = constraint;
         let mut keeper = open_memory(options, &mut session).await?;
 
         let replying = Replying::begin(session.canceller());

@@ -1,12 +1,16 @@
 //! One turn: ingest the prompt, decode the reply, ingest what closes it.
 
+use super::guide::Guide;
 use super::history::check_prompt;
+use super::reply::Reply;
 use super::window::CLOSING_TOKENS;
 use super::{Ingest, Overflow, Session};
 use crate::chat::{Message, Role, ThinkPiece, ThinkSplitter, ToolCall};
-use crate::engine::{Gauge, Outputs, RepetitionPenalty, Wanted};
+use crate::constraint::{Constraint, ConstraintMatcher};
+use crate::engine::{Gauge, Outputs, RepetitionPenalty, Wanted, WantedLogits};
 use crate::error::{Error, Result};
 use crate::sampler::{Draw, Sampler, SamplingOptions, StopStrings, repetition_ids};
+use crate::tool_calls::{MalformedCall, ToolCallSplitter};
 use std::ops::ControlFlow;
 use web_time::{Duration, Instant};
 
@@ -22,6 +26,9 @@ pub struct TurnOptions {
     pub overflow: Overflow,
     /// Reports [`Turn::gauges`].
     pub gauges: bool,
+    /// What the reply must match, unless it ends before it is whole (by length, a stop string or
+    /// its caller). After thoughts it begins behind `</think>`; tools are not called then.
+    pub constraint: Option<Constraint>,
 }
 
 /// Why a reply ended.
@@ -43,7 +50,7 @@ pub enum StopReason {
 /// A finished turn.
 #[derive(Debug, Clone)]
 pub struct Turn {
-    /// The reply without its thoughts.
+    /// The reply without its thoughts and without calls of tools.
     pub answer: String,
     /// What stood between `<think>` and `</think>`.
     pub thoughts: String,
@@ -61,61 +68,22 @@ pub struct Turn {
     pub memory_norms: (f32, f32),
     /// Messages that left the context, oldest first, because the window was full.
     pub evicted_messages: usize,
-    /// What the reply asks the caller to do.
+    /// What the reply asks the caller to do; empty without tools.
     pub tool_calls: Vec<ToolCall>,
+    /// What looked like calls and was none; part of the answer.
+    pub malformed_calls: Vec<MalformedCall>,
     /// How much the memory had its say in the last token of the reply (of the prompt, if the reply
     /// is empty), if asked for.
     pub gauges: Option<Vec<Gauge>>,
 }
 
-/// The reply as it forms.
-struct Reply<'a> {
-    /// Everything generated, tags included: what the history will hold.
-    text: String,
-    generated_ids: Vec<u32>,
-    stop_reason: StopReason,
-    splitter: ThinkSplitter,
-    stops: StopStrings,
-    thoughts: String,
-    answer: String,
-    on_piece: &'a mut dyn FnMut(&ThinkPiece) -> ControlFlow<()>,
-    is_cancelled: bool,
-}
-
-impl Reply<'_> {
-    /// Takes the text that a token completes, before the token is fed.
-    fn push(&mut self, text: &str) {
-        let shown = self.stops.push(text);
-        self.show(&shown);
-    }
-
-    fn show(&mut self, text: &str) {
-        self.text.push_str(text);
-        for piece in self.splitter.push(text) {
-            self.emit(piece);
-        }
-    }
-
-    fn emit(&mut self, piece: ThinkPiece) {
-        match &piece {
-            ThinkPiece::Thought(text) => self.thoughts.push_str(text),
-            ThinkPiece::Answer(text) => self.answer.push_str(text),
-        }
-        self.is_cancelled |= (self.on_piece)(&piece).is_break();
-    }
-
-    /// What was held back, when no more tokens come.
-    fn finish(&mut self, rest: &str) {
-        self.push(rest);
-        if !self.stops.is_stopped() {
-            let held = self.stops.finish();
-            self.show(&held);
-        }
-        let splitter = std::mem::replace(&mut self.splitter, ThinkSplitter::new(""));
-        for piece in splitter.finish() {
-            self.emit(piece);
-        }
-    }
+/// What goes on from token to token.
+struct Decoding {
+    sampler: Sampler,
+    /// Holds the reply to a constraint.
+    guide: Option<Guide>,
+    /// Message and sentence id of the reply's tokens.
+    next_ids: Option<(i64, i64)>,
 }
 
 impl Session {
@@ -129,6 +97,7 @@ impl Session {
             write_enabled: true,
             overflow: Overflow::Error,
             gauges: false,
+            constraint: None,
         }
     }
 
@@ -150,7 +119,7 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Messages`] for an empty or another last message, [`Error::Setting`],
-    /// [`Error::Template`], [`Error::ContextFull`], [`Error::Cancelled`], or those of the device.
+    /// [`Error::Constraint`], [`Error::Template`], [`Error::ContextFull`], [`Error::Cancelled`], or those of the device.
     /// After an error the conversation and the memory are what they were before the turn; what was
     /// taken out of the context in the meantime is read again by the next one.
     pub async fn turn(
@@ -180,6 +149,7 @@ impl Session {
         let write_enabled = options.write_enabled && !self.talk.is_write_paused;
         let mut sampler = Sampler::new(options.sampling.clone())?;
         let stops = StopStrings::new(options.stop.clone())?;
+        let matcher = self.matcher(options)?;
         let begin = Instant::now();
         let window = self.model.engine.context_window();
         let room = options.max_new_tokens.min(window / 4) + CLOSING_TOKENS;
@@ -192,7 +162,9 @@ impl Session {
             });
         }
         let penalised = penalised(&options.sampling, full, None);
-        let wanted = wanted(&sampler, options, &penalised);
+        let mut guide = matcher.map(|matcher| self.guide(matcher, &fitting.text));
+        let mask = guide.as_mut().map(Guide::mask).transpose()?;
+        let wanted = wanted(&sampler, options, &penalised, mask);
         let ids = self.write_ids(full)?;
         let next_ids = ids.as_ref().map(|ids| (ids.next_message_id, ids.next_sentence_id));
         let (prompt, outputs) = self.ingest(full, ids, write_enabled, true, wanted).await?;
@@ -206,21 +178,27 @@ impl Session {
             text: String::new(),
             generated_ids: Vec::new(),
             stop_reason: StopReason::MaxTokens,
-            splitter: ThinkSplitter::new(&fitting.text),
+            splitter: match guide {
+                Some(_) => ThinkSplitter::leading(&fitting.text),
+                None => ThinkSplitter::new(&fitting.text),
+            },
             stops,
+            tools: self.tool_call_splitter(options),
             thoughts: String::new(),
             answer: String::new(),
             on_piece,
             is_cancelled: false,
         };
-        self.decode(first, &mut sampler, options, write_enabled, next_ids, &mut reply).await?;
+        let mut state = Decoding { sampler, guide, next_ids };
+        self.decode(first, &mut state, options, write_enabled, &mut reply).await?;
         let decode_time = begin.elapsed();
 
         let gauges = match options.gauges {
             true => Some(self.model.engine.last_gauges().await?),
             false => None,
         };
-        let tool_calls = Vec::new();
+        let tools = reply.tools.map(ToolCallSplitter::into_parts);
+        let (tool_calls, malformed_calls) = tools.unwrap_or_default();
         self.talk.replies.insert(&reply.text, &reply.answer, &tool_calls);
         self.talk.messages.push(Message::new(Role::Assistant, reply.text.clone()));
         let closing = match self.close(write_enabled).await {
@@ -244,6 +222,7 @@ impl Session {
             memory_norms: (norm_before, norm_after),
             evicted_messages: fitting.evicted_messages,
             tool_calls,
+            malformed_calls,
             gauges,
         })
     }
@@ -253,14 +232,29 @@ impl Session {
         self.memory_at(self.talk.processed.len()).map(|memory| memory.norm())
     }
 
+    fn matcher(&self, options: &TurnOptions) -> Result<Option<ConstraintMatcher>> {
+        let Some(constraint) = &options.constraint else { return Ok(None) };
+        constraint.matcher(self.model.constraint_vocabulary()?).map(Some)
+    }
+
+    fn guide(&self, matcher: ConstraintMatcher, prompt: &str) -> Guide {
+        let may_think = self.talk.render.enable_thinking != Some(false);
+        Guide::new(matcher, &self.model.tokenizer, prompt, may_think)
+    }
+
+    /// Takes calls out of the answer if the model knows of tools and may write what it wants.
+    fn tool_call_splitter(&self, options: &TurnOptions) -> Option<ToolCallSplitter> {
+        let tools = self.talk.render.tools.as_deref().filter(|_| options.constraint.is_none());
+        tools.map(ToolCallSplitter::new)
+    }
+
     /// Feeds one generated token after the other; every token of the reply is fed, also the last.
     async fn decode(
         &mut self,
         first: u32,
-        sampler: &mut Sampler,
+        state: &mut Decoding,
         options: &TurnOptions,
         write_enabled: bool,
-        next_ids: Option<(i64, i64)>,
         reply: &mut Reply<'_>,
     ) -> Result<()> {
         let window = self.model.engine.context_window();
@@ -276,28 +270,43 @@ impl Session {
                 reply.stop_reason = StopReason::ContextFull;
                 break;
             }
-            reply.push(&decoder.push(next));
+            let text = decoder.push(next);
+            if let Some(guide) = &mut state.guide {
+                guide.accept(next, &text)?;
+                if guide.is_answering() {
+                    reply.splitter.begin_answer();
+                }
+            }
+            reply.push(&text);
             reply.is_cancelled |= self.cancel.is_cancelled();
             if reply.stops.is_stopped() {
                 reply.stop_reason = StopReason::StopString;
                 break;
             }
             reply.generated_ids.push(next);
-            let is_last = n + 1 == options.max_new_tokens || reply.is_cancelled;
+            let is_complete = state.guide.as_ref().is_some_and(Guide::is_complete);
+            let is_last = n + 1 == options.max_new_tokens || reply.is_cancelled || is_complete;
             let penalised = penalised(&options.sampling, &self.talk.processed, Some(next));
             let wanted = match is_last {
                 true => Wanted { gauges: options.gauges, ..Wanted::default() },
-                false => wanted(sampler, options, &penalised),
+                false => {
+                    let mask = state.guide.as_mut().map(Guide::mask).transpose()?;
+                    wanted(&state.sampler, options, &penalised, mask)
+                }
             };
-            let ids = next_ids.map(|(message, sentence)| ([message], [sentence]));
+            let ids = state.next_ids.map(|(message, sentence)| ([message], [sentence]));
             let ids = ids.as_ref().map(|(message, sentence)| (&message[..], &sentence[..]));
             let outputs = self.feed(&[next], ids, write_enabled, wanted).await?;
             if reply.is_cancelled {
                 reply.stop_reason = StopReason::Cancelled;
                 break;
             }
+            if is_complete {
+                reply.stop_reason = StopReason::EndOfSequence;
+                break;
+            }
             if !is_last {
-                next = self.pick(sampler, &outputs).await?;
+                next = self.pick(&mut state.sampler, &outputs).await?;
             }
         }
         reply.finish(&decoder.finish());
@@ -327,10 +336,23 @@ impl Session {
     }
 }
 
-fn wanted<'a>(sampler: &Sampler, options: &TurnOptions, penalised: &'a [u32]) -> Wanted<'a> {
+fn wanted<'a>(
+    sampler: &Sampler,
+    options: &TurnOptions,
+    penalised: &'a [u32],
+    mask: Option<&'a [u32]>,
+) -> Wanted<'a> {
     let penalty = options.sampling.repetition_penalty;
+    let n_allowed = mask.map(|mask| mask.iter().map(|word| word.count_ones() as usize).sum());
     Wanted {
-        logits: sampler.wanted(),
+        logits: match (sampler.wanted(), n_allowed) {
+            // with more candidates than may come, all that may not would tie for the last places
+            (WantedLogits::TopK { k, temperature }, Some(n)) => {
+                WantedLogits::TopK { k: k.min(n), temperature }
+            }
+            (logits, _) => logits,
+        },
+        mask,
         repetition: (!penalised.is_empty())
             .then_some(RepetitionPenalty { ids: penalised, penalty }),
         gauges: options.gauges,

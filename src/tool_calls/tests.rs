@@ -167,6 +167,14 @@ fn text_that_is_no_call_stays_and_nothing_panics() {
     assert_eq!(found.text, "<tool_call>{\"name\": \"no}</tool_call>\nmore ");
 }
 
+#[test]
+fn a_quote_too_many_does_not_hide_the_calls_behind_it() {
+    let call = "<tool_call>{\"name\":\"now\"}</tool_call>";
+    let found = split(&["<code>it's</code> and ", call, " ", call]);
+    assert_eq!((found.calls.len(), found.malformed.len()), (2, 1));
+    assert_eq!(found.text, "<code>it's</code> and  ");
+}
+
 fn check_malformed(reply: &str) {
     for cut in reply.char_indices().map(|(at, _)| at).step_by(3) {
         let found = split(&[&reply[..cut], &reply[cut..], " after"]);

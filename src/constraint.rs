@@ -10,7 +10,7 @@ use crate::tokenizer::Tokenizer;
 use llguidance::api::{GrammarInit, ParserLimits, TopLevelGrammar};
 use llguidance::derivre::RegexAst;
 use llguidance::earley::lexerspec::LexerSpec;
-use llguidance::earley::{Grammar, SlicedBiasComputer, SymbolProps};
+use llguidance::earley::{Grammar, SymbolProps};
 use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory, panic_utils, regex_to_lark};
 use serde_json::{Value, json};
@@ -88,7 +88,7 @@ impl ConstraintVocabulary {
                 trie = trie.with_eos_tokens(&eos);
             }
             let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
-            let slices = SlicedBiasComputer::json_slices();
+            let slices = Vec::new();
             let mut factory =
                 ParserFactory::new(&environment, InferenceCapabilities::default(), &slices)?;
             factory.quiet();

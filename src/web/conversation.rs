@@ -1,6 +1,7 @@
 //! The conversation of a [`WebModel`]: turns, messages, text for the memory, conversations side by
 //! side, and ending what runs. Owns the JSON of turns and messages.
 
+use super::constraint::WebConstraint;
 use super::{JsResult, MAX_EXACT, WebModel, camel_case, js_error, parse};
 use crate::chat::{Message, ThinkPiece};
 use crate::constraint::Constraint;
@@ -27,6 +28,7 @@ struct WebTurnOptions {
     stop: Vec<String>,
     /// False reads the memory and leaves it as it is.
     write: Option<bool>,
+    constraint: Option<WebConstraint>,
     gauges: bool,
     overflow: WebOverflow,
     /// For this turn and those that follow.
@@ -277,6 +279,7 @@ impl WebModel {
         turn.max_new_tokens = given.max_tokens.unwrap_or(turn.max_new_tokens);
         turn.stop = given.stop;
         turn.write_enabled = given.write.unwrap_or(true);
+        turn.constraint = given.constraint.map(Into::into);
         turn.gauges = given.gauges;
         turn.overflow = match given.overflow {
             WebOverflow::Evict => Overflow::Evict,

@@ -4,7 +4,6 @@
 use super::constraint::WebConstraint;
 use super::{JsResult, MAX_EXACT, WebModel, camel_case, js_error, parse};
 use crate::chat::{Message, ThinkPiece};
-use crate::constraint::Constraint;
 use crate::error::{Error, Result};
 use crate::session::{Cancel, Overflow, Parked, Turn, TurnOptions};
 use js_sys::Function;
@@ -33,26 +32,6 @@ struct WebTurnOptions {
     overflow: WebOverflow,
     /// For this turn and those that follow.
     thinking: Option<bool>,
-    constraint: Option<WebConstraint>,
-}
-
-/// What a reply must match.
-#[derive(Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-enum WebConstraint {
-    JsonSchema { schema: Value },
-    JsonObject,
-    Regex { pattern: String },
-}
-
-impl From<WebConstraint> for Constraint {
-    fn from(constraint: WebConstraint) -> Constraint {
-        match constraint {
-            WebConstraint::JsonSchema { schema } => Constraint::JsonSchema(schema),
-            WebConstraint::JsonObject => Constraint::JsonObject,
-            WebConstraint::Regex { pattern } => Constraint::Regex(pattern),
-        }
-    }
 }
 
 /// What a full window does.
@@ -285,7 +264,6 @@ impl WebModel {
             WebOverflow::Evict => Overflow::Evict,
             WebOverflow::Error => Overflow::Error,
         };
-        turn.constraint = given.constraint.map(Constraint::from);
         turn
     }
 }

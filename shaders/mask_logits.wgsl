@@ -18,7 +18,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     if (token >= params.n) {
         return;
     }
-    if ((mask[token / 32u] >> (token % 32u) & 1u) == 0u) {
+    if (((mask[token / 32u] >> (token % 32u)) & 1u) == 0u) {
         logits[token] = MINUS_INFINITY;
     }
 }

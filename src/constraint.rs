@@ -20,16 +20,18 @@ use std::sync::Arc;
 /// Longest regular expression accepted, in bytes.
 pub const MAX_REGEX_BYTES: usize = 16 << 10;
 /// Largest schema accepted, in bytes of JSON.
-pub const MAX_SCHEMA_BYTES: usize = 1 << 20;
+pub const MAX_SCHEMA_BYTES: usize = 256 << 10;
 /// Deepest nesting of a schema's JSON.
 pub const MAX_SCHEMA_DEPTH: usize = 64;
+/// Most work that a schema's lists of properties and alternatives may come to. A list of n takes n²
+/// steps, about a second for what is allowed.
+const MAX_SCHEMA_WORK: u64 = 1 << 20;
 /// Longer tokens never come in a constrained reply.
 const MAX_TOKEN_BYTES: usize = 256;
 /// The crate's prefix tree counts its nodes, at most one a byte, in 22 bits.
 const MAX_VOCABULARY_BYTES: usize = (1 << 22) - 1;
 /// What may stand between the parts of JSON; a weak model must not get lost in white space.
 const JSON_SPACE: &str = r" |\n[ \t]{0,20}";
-
 /// Longest message that is passed on from the crate.
 const MAX_MESSAGE_BYTES: usize = 500;
 
@@ -88,9 +90,10 @@ impl ConstraintVocabulary {
                 trie = trie.with_eos_tokens(&eos);
             }
             let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
-            let slices = Vec::new();
+            // Slices of the vocabulary for common cases cost more memory and time here than they
+            // save later.
             let mut factory =
-                ParserFactory::new(&environment, InferenceCapabilities::default(), &slices)?;
+                ParserFactory::new(&environment, InferenceCapabilities::default(), &[])?;
             factory.quiet();
             *factory.limits_mut() = limits();
             Ok(factory)
@@ -264,12 +267,33 @@ fn checked_schema(schema: &Value) -> Result<Value> {
     if !depth_within(&schema, MAX_SCHEMA_DEPTH) {
         return Err(bad(format!("the schema is nested deeper than {MAX_SCHEMA_DEPTH}")));
     }
+    if work(&schema, "") > MAX_SCHEMA_WORK {
+        return Err(bad("the schema has too many properties or alternatives side by side"));
+    }
     let n_bytes = schema.to_string().len();
     if n_bytes > MAX_SCHEMA_BYTES {
         let limit = format!("at most {MAX_SCHEMA_BYTES} are read");
         return Err(bad(format!("the schema has {n_bytes} bytes, {limit}")));
     }
     Ok(schema)
+}
+
+/// Steps that the crate takes for what it compares pair by pair; `key` is where the value stands.
+fn work(value: &Value, key: &str) -> u64 {
+    let square = |n: usize| (n as u64).saturating_mul(n as u64);
+    let (own, inside): (u64, u64) = match value {
+        Value::Object(map) => {
+            let weight = if key == "patternProperties" { 100 } else { 1 };
+            (weight * square(map.len()), map.iter().map(|(key, value)| work(value, key)).sum())
+        }
+        Value::Array(list) => {
+            let is_compared = matches!(key, "allOf" | "oneOf");
+            let own = if is_compared { square(list.len()) } else { 0 };
+            (own, list.iter().map(|value| work(value, "")).sum())
+        }
+        _ => (0, 0),
+    };
+    own + inside
 }
 
 /// The same shape with ASCII text: different words stay different, and references stay whole.

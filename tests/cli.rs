@@ -375,7 +375,7 @@ fn a_chat_over_a_pipe_remembers_after_a_restart() {
 #[test]
 fn chat_commands_do_what_they_say() {
     let home = Home::new();
-    let script = "hello\n/undo\n/stats\n/set temperature 0.7\n/set\n/pause\nhello\n/resume\n/memory\n\
+    let script = "hello\n/undo\n/stats\n/write Ada has a cat.\n/stats\n/set temperature 0.7\n/set\n/pause\nhello\n/resume\n/memory\n\
                   /forget\n/memory\n/help\n";
     let run = home.pipe(&CHAT, script).ok();
     run.err_has("the last turn is taken back");
@@ -384,8 +384,8 @@ fn chat_commands_do_what_they_say() {
     run.err_has("read and not written");
     run.err_has("deleted:");
     // the turn taken back does not count, the paused one wrote nothing
-    run.out_has("0 of them written by 0 writes");
-    run.err_has("deleted: 2 generations");
+    run.err_has("tokens were written; the context stays");
+    run.err_has("deleted: 3 generations");
     run.out_has("/readonly on|off");
     assert_eq!(home.run(&["memory", "list", "--json"]).ok().json(), Value::Array(vec![]));
 

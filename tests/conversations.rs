@@ -4,30 +4,41 @@
 mod common;
 
 use common::gpu;
-use deltamem::chat::CivilDate;
+use deltamem::chat::{CivilDate, Message, Role};
 use deltamem::engine::Gauge;
 use deltamem::loaded::{Device, LoadedModel, built_in};
 use deltamem::memory::MemoryState;
 use deltamem::model::LoadOptions;
 use deltamem::model_folder::Adapter;
 use deltamem::nano;
+use deltamem::replay::relative_error;
 use deltamem::sampler::SamplingOptions;
-use deltamem::session::{Session, SessionOptions, Turn, TurnOptions};
+use deltamem::session::{Overflow, Session, SessionOptions, Turn, TurnOptions};
 use deltamem::shader::Storage;
 use pollster::block_on;
 use std::ops::ControlFlow;
 
 fn session(device: &Device, storage: Storage, delta_heads: &str) -> Session {
+    session_with(device, storage, ("\"o\"", delta_heads), 512)
+}
+
+/// With a part of the adapter's configuration replaced.
+fn session_with(
+    device: &Device,
+    storage: Storage,
+    (from, to): (&str, &str),
+    context_window: usize,
+) -> Session {
     let (folder, _) = built_in().expect("the built-in model");
     let config = String::from_utf8(nano::DELTA_CONFIG.to_vec()).expect("UTF-8");
-    let config = config.replace("\"o\"", delta_heads);
+    let config = config.replace(from, to);
     let label = "adapter.safetensors";
     let adapter =
         Adapter::from_bytes(config.as_bytes(), nano::DELTA_ADAPTER, label, &folder.config);
     let options = LoadOptions {
         weights: Storage::F32,
         kv: storage,
-        context_window: Some(512),
+        context_window: Some(context_window),
         ..LoadOptions::default()
     };
     let adapter = adapter.expect("an adapter");
@@ -102,24 +113,62 @@ fn conversations_that_take_turns_are_those_that_run_alone() {
 }
 
 #[test]
+fn full_windows_and_written_texts_agree_between_gpu_and_twin() {
+    let Some(gpu) = gpu(false) else { return };
+    for mode in ["\"token\"", "\"message_mean\"", "\"sentence_mean\""] {
+        let run = |device: Device| {
+            let mut s = session_with(&device, Storage::F32, ("\"token\"", mode), 160);
+            let options = TurnOptions {
+                sampling: SamplingOptions::default(),
+                max_new_tokens: 4,
+                overflow: Overflow::Evict,
+                ..s.default_turn_options()
+            };
+            let (mut n_evicted, mut states) = (0, Vec::new());
+            for n in 0..4 {
+                let messages = [Role::User, Role::Assistant]
+                    .map(|role| Message::new(role, format!("{n} is a number. It is whole.")));
+                let appended = block_on(s.append(messages.into(), &options)).expect("messages");
+                n_evicted += appended.evicted_messages;
+                states.push(state(&s));
+            }
+            let text = "Ada has a cat. It is called Byron! ".repeat(12);
+            let n_written = block_on(s.write_text(&text)).expect("a text");
+            states.push(state(&s));
+            let ask = "What is it called?";
+            let turn = block_on(s.ask(ask, &options, &mut |_| ControlFlow::Continue(())));
+            let turn = turn.expect("a turn");
+            n_evicted += turn.evicted_messages;
+            (n_evicted, n_written, s.processed_tokens().to_vec(), *s.counters(), states)
+        };
+        let (found, expected) = (run(Device::Gpu(gpu.clone())), run(Device::Cpu));
+        assert!(expected.0 >= 2, "nothing left the window");
+        assert_eq!(
+            (found.0, found.1, found.2, found.3),
+            (expected.0, expected.1, expected.2, expected.3)
+        );
+        for (found, expected) in found.4.iter().zip(&expected.4) {
+            let error = relative_error(&found.values, &expected.values);
+            assert!(error < 1e-4, "{mode}: {error}");
+        }
+    }
+}
+
+#[test]
 fn gauges_agree_between_gpu_and_twin() {
     let Some(gpu) = gpu(false) else { return };
     for heads in ["\"o\"", "\"k\""] {
-        let gauges = |device: Device| -> Vec<Vec<Gauge>> {
+        let gauges = |device: Device| -> Vec<Gauge> {
             let mut s = session(&device, Storage::F32, heads);
             let n = s.model().engine.config().n_layers;
-            // the second prompt is read in several chunks, the third leaves no room for a reply
+            // the second prompt is read in several chunks
             let texts = ["I live in Lisbon.".into(), "word ".repeat(90), "Where?".into()];
-            let turns = texts.map(|text: String| say(&mut s, &text));
-            turns
-                .map(|turn| turn.gauges.expect("gauges"))
-                .to_vec()
-                .into_iter()
-                .inspect(|gauges| assert_eq!(gauges.len(), n))
-                .collect()
+            let gauges = texts.map(|text: String| say(&mut s, &text).gauges.expect("gauges"));
+            assert!(gauges.iter().all(|gauges| gauges.len() == n));
+            gauges.concat()
         };
         let (found, expected) = (gauges(Device::Gpu(gpu.clone())), gauges(Device::Cpu));
-        for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
+        for (found, expected) in found.iter().zip(&expected) {
             assert_eq!(found.layer, expected.layer);
             assert!((found.beta - expected.beta).abs() < 1e-4, "{found:?} {expected:?}");
             assert!(found.beta > 0.0 && found.beta < 1.0);

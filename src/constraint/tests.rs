@@ -168,13 +168,23 @@ fn a_model_that_cannot_end_a_reply_ends_it_with_its_grammar() {
     assert!(allowed(matcher.mask().unwrap()).is_empty());
 }
 
-/// Everything that a page may pass on unseen: refused with a reason, or held to, soon.
+/// Everything that a page may pass on unseen: refused with a reason, or held to, soon, and within
+/// the stack that a page has.
 #[test]
 fn hostile_constraints_are_refused_or_bounded() {
+    let in_thread = std::thread::Builder::new().stack_size(1 << 20);
+    in_thread.spawn(hostile_constraints).unwrap().join().unwrap();
+}
+
+fn hostile_constraints() {
     let tokenizer = tokenizer();
     let vocabulary = vocabulary(&tokenizer);
     let deep = |n: usize| (0..n).fold(json!({}), |inner, _| json!({ "items": inner }));
     let long = "é".repeat(200);
+    let many = |n: usize, prefix: &str| -> Value {
+        let property = |i| (format!("{prefix}key {i}"), json!({ "type": "string" }));
+        Value::Object((0..n).map(property).collect())
+    };
     let refused = [
         Constraint::Regex("(".into()),
         Constraint::Regex(r"(a)\1".into()),
@@ -197,6 +207,9 @@ fn hostile_constraints_are_refused_or_bounded() {
         Constraint::JsonSchema(json!({ "type": "number", "minimum": 2, "maximum": 1 })),
         Constraint::JsonSchema(json!({ "description": "x".repeat(MAX_SCHEMA_BYTES) })),
         Constraint::JsonSchema(deep(MAX_SCHEMA_DEPTH)),
+        Constraint::JsonSchema(json!({ "type": "object", "properties": many(1100, "") })),
+        Constraint::JsonSchema(json!({ "type": "object", "patternProperties": many(110, "^") })),
+        Constraint::JsonSchema(json!({ "allOf": vec![json!({ "type": "string" }); 1100] })),
     ];
     for constraint in refused {
         let begin = Instant::now();
@@ -206,8 +219,6 @@ fn hostile_constraints_are_refused_or_bounded() {
         assert!(error.to_string().len() < 600, "{error}");
         assert!(begin.elapsed() < Duration::from_secs(5), "{constraint:?}");
     }
-    let many: serde_json::Map<String, Value> =
-        (0..3000).map(|i| (format!("key {i}"), json!({ "type": "string" }))).collect();
     let heavy = [
         Constraint::Regex("((a{1,100}){1,100}){1,100}".into()),
         Constraint::Regex("(a|b|ab)*c(a|b|ab)*d".into()),
@@ -215,9 +226,20 @@ fn hostile_constraints_are_refused_or_bounded() {
         Constraint::Regex("(.*a){30}".into()),
         Constraint::Regex(r"(?i)[\p{L}]{200}".into()),
         Constraint::Regex("x{1000000}".into()),
+        Constraint::Regex("(a?)".repeat(4000)),
+        Constraint::Regex("x".repeat(MAX_REGEX_BYTES)),
+        Constraint::Regex("ab|".repeat(5000)),
+        Constraint::Regex(format!("{}a{}", "(".repeat(200), "b?)*".repeat(200))),
+        Constraint::Regex(format!("{}a{}", "(".repeat(8000), ")".repeat(8000))),
+        Constraint::JsonSchema(deep(MAX_SCHEMA_DEPTH - 1)),
+        Constraint::JsonSchema((0..12).fold(
+            json!({ "type": "null" }),
+            |inner, _| json!({ "anyOf": [inner, { "type": "array", "items": inner }] }),
+        )),
         Constraint::JsonSchema(json!({ "type": "array", "minItems": 4_000_000_000u64 })),
         Constraint::JsonSchema(json!({ "type": "string", "minLength": 100_000_000 })),
-        Constraint::JsonSchema(json!({ "type": "object", "properties": many })),
+        Constraint::JsonSchema(json!({ "type": "object", "properties": many(1000, "") })),
+        Constraint::JsonSchema(json!({ "type": "object", "patternProperties": many(90, "^") })),
         Constraint::JsonSchema(json!({ "enum": (0..20_000).collect::<Vec<u32>>() })),
         Constraint::JsonSchema(json!({ "type": "number", "multipleOf": 1e-30 })),
         Constraint::JsonSchema(json!({ "$ref": "#" })),

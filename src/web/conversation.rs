@@ -1,9 +1,9 @@
 //! The conversation of a [`WebModel`]: turns, messages, text for the memory, conversations side by
 //! side, and ending what runs. Owns the JSON of turns and messages.
 
+use super::constraint::WebConstraint;
 use super::{JsResult, MAX_EXACT, WebModel, camel_case, js_error, parse};
 use crate::chat::{Message, ThinkPiece};
-use crate::constraint::Constraint;
 use crate::error::{Error, Result};
 use crate::session::{Cancel, Overflow, Parked, Turn, TurnOptions};
 use js_sys::Function;
@@ -32,45 +32,6 @@ struct WebTurnOptions {
     overflow: WebOverflow,
     /// For this turn and those that follow.
     thinking: Option<bool>,
-    constraint: Option<WebConstraint>,
-}
-
-/// What a reply must match.
-#[derive(Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-enum WebConstraint {
-    JsonSchema { schema: Value },
-    JsonObject,
-    Regex { pattern: String },
-}
-
-impl From<WebConstraint> for Constraint {
-    fn from(constraint: WebConstraint) -> Constraint {
-        match constraint {
-            WebConstraint::JsonSchema { schema } => Constraint::JsonSchema(schema),
-            WebConstraint::JsonObject => Constraint::JsonObject,
-            WebConstraint::Regex { pattern } => Constraint::Regex(pattern),
-        }
-    }
-}
-
-/// What a reply must match.
-#[derive(Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
-enum WebConstraint {
-    JsonSchema { schema: Value },
-    JsonObject,
-    Regex { pattern: String },
-}
-
-impl From<WebConstraint> for Constraint {
-    fn from(constraint: WebConstraint) -> Constraint {
-        match constraint {
-            WebConstraint::JsonSchema { schema } => Constraint::JsonSchema(schema),
-            WebConstraint::JsonObject => Constraint::JsonObject,
-            WebConstraint::Regex { pattern } => Constraint::Regex(pattern),
-        }
-    }
 }
 
 /// What a full window does.
@@ -297,13 +258,12 @@ impl WebModel {
         turn.max_new_tokens = given.max_tokens.unwrap_or(turn.max_new_tokens);
         turn.stop = given.stop;
         turn.write_enabled = given.write.unwrap_or(true);
-        turn.constraint = given.constraint.map(Constraint::from);
+        turn.constraint = given.constraint.map(Into::into);
         turn.gauges = given.gauges;
         turn.overflow = match given.overflow {
             WebOverflow::Evict => Overflow::Evict,
             WebOverflow::Error => Overflow::Error,
         };
-        turn.constraint = given.constraint.map(Constraint::from);
         turn
     }
 }

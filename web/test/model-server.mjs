@@ -52,6 +52,7 @@ export class ModelServer {
 
   async listen() {
     await new Promise((resolve) => this.#server.listen(0, "localhost", resolve));
+    this.#server.unref(); // a test that forgets it still ends
     this.url = `http://localhost:${this.#server.address().port}/`;
     return this;
   }

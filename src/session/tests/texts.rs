@@ -1,6 +1,7 @@
 //! Text for the memory alone.
 
 use super::*;
+use crate::chat::ChatTemplate;
 
 const FACT: &str = "Ada lives in Lisbon. She has a cat called Byron! Does he like fish? He does.";
 
@@ -63,6 +64,27 @@ fn a_written_text_survives_a_history_that_changes_and_is_not_written_twice() {
         assert!(block_on(s.undo_turn()).unwrap());
         assert_eq!(state(&s), memory, "{mode}");
     }
+}
+
+/// As Qwen3's: thoughts are shown in the last message only.
+const FORGETFUL: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content if loop.last else m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+#[test]
+fn what_a_template_shows_otherwise_later_is_not_written_twice() {
+    let mut s = session();
+    s.model.template = ChatTemplate::parse(FORGETFUL, None, None).unwrap();
+    let thoughts = format!("<think>{}</think>Tea.", "What does she want? ".repeat(8));
+    append(&mut s, vec![user("What do I want?"), assistant(&thoughts)]);
+    write(&mut s, FACT);
+    let (memory, counters) = (state(&s), *s.counters());
+    let turn = say(&mut s, "Yes, tea.");
+    assert!(turn.prompt.rollback.unwrap().dropped_tokens > crate::spans::MAX_ROLLBACK);
+    let unwritten = s.talk.written.iter().rposition(|written| !written).unwrap();
+    let n_new = s.counters().tokens_written - counters.tokens_written;
+    assert_eq!(n_new as usize, s.processed_tokens().len() - unwritten - 1);
+    assert!((8..28).contains(&n_new), "{n_new} tokens were written");
+    assert!(block_on(s.undo_turn()).unwrap());
+    assert_eq!(state(&s), memory);
 }
 
 #[test]

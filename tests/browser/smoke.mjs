@@ -73,6 +73,7 @@ async function talk({ modelFiles, prompt, nTokens, nowMs }) {
     }
     return null;
   };
+  const said = (text) => JSON.stringify([{ role: 'user', content: text }]);
   const same = (a, b) => a.length === b.length && a.every((value, index) => value === b[index]);
 
   const [, initSeconds] = await seconds(() => init());
@@ -92,7 +93,7 @@ async function talk({ modelFiles, prompt, nTokens, nowMs }) {
   let pieces = '';
   const emptyMemory = await memoryInfo();
   const turn = JSON.parse(
-    await model.turn(prompt, greedy, (kind, text) => {
+    await model.turn(said(prompt), greedy, (kind, text) => {
       if (kind === 'answer') pieces += text;
       return true;
     }),
@@ -119,25 +120,75 @@ async function talk({ modelFiles, prompt, nTokens, nowMs }) {
 
   // a second turn, its ends, and taking it back
   const usage = model.contextUsage();
-  const running = model.turn('Go on.', greedy, () => false);
-  const overlapping = await failure(() => model.turn('Me too.', greedy, () => true));
+  const running = model.turn(said('Go on.'), greedy, () => false);
+  const overlapping = await failure(() => model.turn(said('Me too.'), greedy, () => true));
   const cancelled = JSON.parse(await running);
   const wasUndone = await model.undoTurn();
   const isUsageRestored = model.contextUsage() === usage;
   const isMemoryRestored = same(await model.memoryStates(), states);
   const thrown = await failure(() =>
-    model.turn('Go on.', greedy, () => {
+    model.turn(said('Go on.'), greedy, () => {
       throw new TypeError('from the callback');
     }),
   );
   model.setWritePaused(true);
   await model.newContext();
   const resumed = JSON.parse(await model.resume(JSON.stringify(messages)));
+  model.setWritePaused(false);
+
+  // a whole history, of which only the question is new
+  const history = JSON.stringify([...messages, { role: 'user', content: 'And then?' }]);
+  const recognised = JSON.parse(
+    await model.turnFrom(history, JSON.stringify({ temperature: 0, maxTokens: 4, gauges: true }), () => true),
+  );
+
+  // away and back: the reply is the one that would have come anyway
+  const parked = await model.park();
+  const short = JSON.stringify({ temperature: 0, maxTokens: 4 });
+  const stayed = JSON.parse(await model.turn(said('Which one?'), short, () => true));
+  const statesThen = await model.memoryStates();
+  await model.adopt(parked);
+  const returned = JSON.parse(await model.turn(said('Which one?'), short, () => true));
+  const isSameBranch = same(await model.memoryStates(), statesThen);
+
+  // a text for the memory alone
+  const usageBefore = model.contextUsage();
+  const written = JSON.parse(await model.write('The key is under the mat.'));
+  const isContextKept = model.contextUsage() === usageBefore;
   await model.newContext();
 
+  // replies that must match, and what no reply can match
+  const replyTo = async (constraint, temperature) => {
+    await model.newContext();
+    const options = { constraint, temperature, seed: 3, maxTokens: 100 };
+    return JSON.parse(await model.turn(said('Answer.'), JSON.stringify(options), () => true));
+  };
+  const schema = {
+    type: 'object',
+    properties: { colour: { enum: ['red', 'grün'] }, ok: { type: 'boolean' } },
+    required: ['colour', 'ok'],
+    additionalProperties: false,
+  };
+  const constrained = [];
+  for (const temperature of [0, 1]) {
+    constrained.push(await replyTo({ kind: 'json_schema', schema }, temperature));
+  }
+  const date = await replyTo({ kind: 'regex', pattern: '^20[0-9]{2}-[01][0-9]$' }, 1);
+  const badPattern = await failure(() => replyTo({ kind: 'regex', pattern: '(' }, 0));
+
+  // given up while the prompt is read: as if never asked
+  await model.newContext();
+  const canceller = model.canceller();
+  const statesBefore = await model.memoryStates();
+  const long = model.turn(said('and so on '.repeat(100)), greedy, () => true);
+  setTimeout(() => canceller.cancel());
+  const givenUp = await failure(() => long);
+  const isAsBefore = same(await model.memoryStates(), statesBefore) && model.contextUsage() === 0;
+  canceller.free();
+
   const failures = {
-    emptyMessage: await failure(() => model.turn(' ', greedy, () => true)),
-    unknownOption: await failure(() => model.turn('Hi', '{"tempreature":0}', () => true)),
+    emptyMessage: await failure(() => model.turn(said(' '), greedy, () => true)),
+    unknownOption: await failure(() => model.turn(said('Hi'), '{"tempreature":0}', () => true)),
     noFiles: await failure(() => WebModel.load(new Map(), '{}', () => {})),
     wrongFiles: await failure(() => WebModel.load({ 'config.json': 'text' }, '{}', () => {})),
     badWeights: await failure(() => WebModel.load(files, '{"weights":"q5"}', () => {})),
@@ -167,7 +218,7 @@ async function talk({ modelFiles, prompt, nTokens, nowMs }) {
     const wanted = JSON.stringify({ ...options, baseTier, context: 512, date: '2026-11-20' });
     const other = await WebModel.load(changed, wanted, () => {});
     const [text, turnSeconds] = await seconds(() =>
-      other.turn(prompt, JSON.stringify(sampled), () => true),
+      other.turn(said(prompt), JSON.stringify(sampled), () => true),
     );
     variants.push({
       ...options,
@@ -184,6 +235,8 @@ async function talk({ modelFiles, prompt, nTokens, nowMs }) {
     initSeconds, loadSeconds, progress, info, emptyMemory, turn, pieces, memory, messages, context,
     measured, forgotten, damagedImport, isUntouched, isSameMemory, isSameFile, overlapping, cancelled,
     wasUndone, isUsageRestored, isMemoryRestored, thrown, resumed, failures, variants,
+    recognised, stayed, returned, isSameBranch, written, isContextKept, constrained, date, badPattern,
+    givenUp, isAsBefore,
     exported: Array.from(exported),
   };
 }
@@ -229,6 +282,25 @@ function check(result) {
   assert.ok(result.wasUndone && result.isUsageRestored && result.isMemoryRestored);
   assert.deepEqual([result.thrown?.name, result.thrown?.code], ['TypeError', undefined]);
   assert.ok(result.resumed.suffixTokens > 0);
+
+  assert.equal(result.recognised.prefixTokens, result.resumed.fullTokens);
+  assert.ok(result.recognised.promptTokens > result.recognised.prefixTokens);
+  assert.equal(result.recognised.gauges.length, memory.layers.length);
+  for (const { beta, outputRatio } of result.recognised.gauges) {
+    assert.ok(beta > 0 && beta < 1 && outputRatio > 0, JSON.stringify(result.recognised.gauges));
+  }
+  assert.deepEqual(result.returned.generatedIds, result.stayed.generatedIds);
+  assert.ok(result.isSameBranch, 'a conversation that was parked went on differently');
+  assert.ok(result.written.tokensWritten > 0 && result.isContextKept);
+  for (const { answer, stopReason } of result.constrained) {
+    const { colour, ok } = JSON.parse(answer);
+    assert.ok(['red', 'grün'].includes(colour) && typeof ok === 'boolean', answer);
+    assert.equal(stopReason, 'end_of_sequence');
+  }
+  assert.match(result.date.answer, /^20[0-9]{2}-[01][0-9]$/);
+  assert.equal(result.badPattern?.code, 'constraint');
+  assert.equal(result.givenUp?.code, 'cancelled');
+  assert.ok(result.isAsBefore, 'a turn that was given up left something behind');
   for (const [name, code] of [
     ['emptyMessage', 'messages'],
     ['unknownOption', 'setting'],

@@ -18,7 +18,8 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     if (token >= params.n) {
         return;
     }
-    if (((mask[token / 32u] >> (token % 32u)) & 1u) == 0u) {
+    let is_allowed = ((mask[token / 32u] >> (token % 32u)) & 1u) == 1u;
+    if (!is_allowed) {
         logits[token] = MINUS_INFINITY;
     }
 }

@@ -126,15 +126,18 @@ fn assert_follows(session: &Session, constraint: &Constraint, ids: &[u32]) {
     }
 }
 
-fn check_replies(device: &Device) {
+fn check_replies(device: &Device, samplings: &[SamplingOptions]) {
     let mut session = session(device, None);
     let sequence_end = session.model().eos_token_ids.clone();
     for (constraint, fits) in cases() {
+        // any JSON goes on for long when letters come by chance
+        let is_bounded = constraint != Constraint::JsonObject;
+        let max_new_tokens = if is_bounded { 200 } else { 40 };
         let mut n_finished = 0;
-        for sampling in samplings() {
+        for sampling in samplings.iter().cloned() {
             let options = TurnOptions {
                 sampling,
-                max_new_tokens: 200,
+                max_new_tokens,
                 constraint: Some(constraint.clone()),
                 ..session.default_turn_options()
             };
@@ -147,25 +150,24 @@ fn check_replies(device: &Device) {
                     assert!(fits(&turn.answer), "{:?} for {constraint:?}", turn.answer);
                     n_finished += 1;
                 }
-                StopReason::MaxTokens => assert_eq!(turn.generated_ids.len(), 200),
+                StopReason::MaxTokens => assert_eq!(turn.generated_ids.len(), max_new_tokens),
                 other => panic!("{other:?}: {turn:?}"),
             }
         }
-        // any JSON goes on for long when letters come by chance
-        let is_bounded = constraint != Constraint::JsonObject;
         assert!(n_finished > 0 || !is_bounded, "no reply to {constraint:?} was finished");
     }
 }
 
 #[test]
 fn replies_of_the_cpu_twin_fit() {
-    check_replies(&Device::Cpu);
+    check_replies(&Device::Cpu, &samplings());
 }
 
 #[test]
 fn replies_of_the_gpu_fit() {
     let Some(gpu) = gpu(false) else { return };
-    check_replies(&Device::Gpu(gpu));
+    // every way to pick a token, with fewer seeds
+    check_replies(&Device::Gpu(gpu), &[&samplings()[..2], &samplings()[5..]].concat());
 }
 
 #[test]
@@ -202,7 +204,7 @@ fn a_constraint_begins_behind_the_thoughts() {
     let (open, close) = (id("<think>"), id("</think>"));
     let constraint = Constraint::Regex("yes|no|<think>".into());
     let (mut n_thoughtful, mut n_plain) = (0, 0);
-    for seed in 0..24 {
+    for seed in 0..16 {
         let options = TurnOptions {
             // tokens of the prompt come more often than others, tags among them
             sampling: SamplingOptions { repetition_penalty: 0.3, ..sampling(4.0, 0, seed) },

@@ -1,0 +1,4 @@
+/** The little of Vite that the page uses. */
+interface ImportMeta {
+  readonly env: { readonly PROD: boolean };
+}

@@ -73,6 +73,7 @@ async function talk({ modelFiles, prompt, nTokens, nowMs }) {
     }
     return null;
   };
+  const said = (content) => JSON.stringify([{ role: 'user', content }]);
   const same = (a, b) => a.length === b.length && a.every((value, index) => value === b[index]);
 
   const [, initSeconds] = await seconds(() => init());
@@ -92,7 +93,7 @@ async function talk({ modelFiles, prompt, nTokens, nowMs }) {
   let pieces = '';
   const emptyMemory = await memoryInfo();
   const turn = JSON.parse(
-    await model.turn(prompt, greedy, (kind, text) => {
+    await model.turn(said(prompt), greedy, (kind, text) => {
       if (kind === 'answer') pieces += text;
       return true;
     }),
@@ -119,14 +120,14 @@ async function talk({ modelFiles, prompt, nTokens, nowMs }) {
 
   // a second turn, its ends, and taking it back
   const usage = model.contextUsage();
-  const running = model.turn('Go on.', greedy, () => false);
-  const overlapping = await failure(() => model.turn('Me too.', greedy, () => true));
+  const running = model.turn(said('Go on.'), greedy, () => false);
+  const overlapping = await failure(() => model.turn(said('Me too.'), greedy, () => true));
   const cancelled = JSON.parse(await running);
   const wasUndone = await model.undoTurn();
   const isUsageRestored = model.contextUsage() === usage;
   const isMemoryRestored = same(await model.memoryStates(), states);
   const thrown = await failure(() =>
-    model.turn('Go on.', greedy, () => {
+    model.turn(said('Go on.'), greedy, () => {
       throw new TypeError('from the callback');
     }),
   );
@@ -136,8 +137,8 @@ async function talk({ modelFiles, prompt, nTokens, nowMs }) {
   await model.newContext();
 
   const failures = {
-    emptyMessage: await failure(() => model.turn(' ', greedy, () => true)),
-    unknownOption: await failure(() => model.turn('Hi', '{"tempreature":0}', () => true)),
+    emptyMessage: await failure(() => model.turn(said(' '), greedy, () => true)),
+    unknownOption: await failure(() => model.turn(said('Hi'), '{"tempreature":0}', () => true)),
     noFiles: await failure(() => WebModel.load(new Map(), '{}', () => {})),
     wrongFiles: await failure(() => WebModel.load({ 'config.json': 'text' }, '{}', () => {})),
     badWeights: await failure(() => WebModel.load(files, '{"weights":"q5"}', () => {})),
@@ -167,7 +168,7 @@ async function talk({ modelFiles, prompt, nTokens, nowMs }) {
     const wanted = JSON.stringify({ ...options, baseTier, context: 512, date: '2026-11-20' });
     const other = await WebModel.load(changed, wanted, () => {});
     const [text, turnSeconds] = await seconds(() =>
-      other.turn(prompt, JSON.stringify(sampled), () => true),
+      other.turn(said(prompt), JSON.stringify(sampled), () => true),
     );
     variants.push({
       ...options,

@@ -8,20 +8,9 @@ import { cp, readdir, readFile, writeFile } from "node:fs/promises";
 import { join, relative, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 import { defineConfig } from "vite";
+import { NANO_FILES } from "./nano-files.mjs";
 
 const path = (relativePath) => fileURLToPath(new URL(relativePath, import.meta.url));
-
-/** The files of models/nano that the page loads; the others made them. */
-const NANO_FILES = [
-  "config.json",
-  "generation_config.json",
-  "tokenizer.json",
-  "tokenizer_config.json",
-  "chat_template.jinja",
-  "model.safetensors",
-  "delta_mem_config.json",
-  "delta_mem_adapter.safetensors",
-];
 
 export default defineConfig(({ mode }) => ({
   root: path("demo"),

@@ -15,6 +15,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { SITE, siteServer } from "../../web/serve.mjs";
+import { LAUNCH } from "./support.mjs";
 
 const require = createRequire(new URL("../../web/package.json", import.meta.url));
 const { chromium } = require("playwright-core");
@@ -23,7 +24,6 @@ export const AXE_FILE = require.resolve("axe-core/axe.min.js");
 export const isFake = process.env.DELTAMEM_FAKE === "1";
 const root = fileURLToPath(new URL("../../", import.meta.url));
 const screenshots = process.env.DELTAMEM_SCREENSHOTS ?? join(root, "target/screenshots");
-const executablePath = process.env.DELTAMEM_CHROMIUM ?? "/usr/bin/chromium";
 /** Not at the top of the host, as on GitHub Pages. */
 const BASE = "/some/folder/";
 /** A software adapter on a busy machine is slow. */
@@ -32,7 +32,7 @@ export const PATIENCE_MS = isFake ? 20_000 : 120_000;
 /** Checks that the page was built, and with what. */
 export async function checkBuild() {
   assert.ok(existsSync(join(SITE, "index.html")), "run `node web/build.mjs` first");
-  assert.ok(existsSync(executablePath), `no browser at ${executablePath}; set DELTAMEM_CHROMIUM`);
+  assert.ok(existsSync(LAUNCH.executablePath), `no browser at ${LAUNCH.executablePath}; set DELTAMEM_CHROMIUM`);
   const assets = await readdir(join(SITE, "assets"));
   const hasWasm = assets.some((name) => name.endsWith(".wasm"));
   assert.equal(hasWasm, !isFake, "the page was built with --fake, or DELTAMEM_FAKE is set and it was not");
@@ -88,20 +88,9 @@ export async function serveSlowly(folder) {
 
 export async function launch(folder, options = {}) {
   const context = await chromium.launchPersistentContext(folder, {
-    executablePath,
-    headless: true,
+    ...LAUNCH,
     acceptDownloads: true,
     viewport: { width: 1280, height: 860 },
-    args: [
-      "--no-sandbox",
-      "--disable-quic",
-      "--no-first-run",
-      "--disable-background-networking",
-      "--disable-component-update",
-      "--disable-sync",
-      "--enable-unsafe-webgpu",
-      "--use-webgpu-adapter=swiftshader",
-    ],
     ...options,
   });
   context.setDefaultTimeout(PATIENCE_MS);

@@ -5,56 +5,15 @@
 //   npm ci --prefix web && node tests/browser/smoke.mjs
 
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:http';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { extname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
-import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import { MODEL_FILES, ROOT, launchChromium, openPage, program, serve } from './support.mjs';
 
-// the one development environment for JavaScript is web/
-const { chromium } = createRequire(new URL('../../web/package.json', import.meta.url))('playwright-core');
-
-const ROOT = fileURLToPath(new URL('../..', import.meta.url));
 const PROMPT = 'Remember that the red key opens the north door.';
 const N_TOKENS = 24;
 // A fixed moment, so that two exports of one memory are the same bytes.
 const NOW_MS = 1_800_000_000_000;
-
-const FOLDERS = { dist: join(ROOT, 'pkg/dist'), nano: join(ROOT, 'models/nano') };
-const TYPES = { '.js': 'text/javascript', '.wasm': 'application/wasm', '.json': 'application/json' };
-const MODEL_FILES = [
-  'config.json',
-  'generation_config.json',
-  'tokenizer.json',
-  'tokenizer_config.json',
-  'chat_template.jinja',
-  'model.safetensors',
-  'delta_mem_config.json',
-  'delta_mem_adapter.safetensors',
-];
-
-/** Serves an empty page and the files directly in FOLDERS. */
-async function serve() {
-  const server = createServer(async (request, response) => {
-    if (request.url === '/') {
-      response.setHeader('content-type', 'text/html');
-      response.end('<!doctype html><title>smoke</title><link rel="icon" href="data:,">');
-      return;
-    }
-    const [, folder, name] = /^\/(dist|nano)\/([\w.-]+)$/.exec(request.url) ?? [];
-    try {
-      const bytes = await readFile(join(FOLDERS[folder], name));
-      response.setHeader('content-type', TYPES[extname(name)] ?? 'application/octet-stream');
-      response.end(bytes);
-    } catch {
-      response.writeHead(404).end();
-    }
-  });
-  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
-  return server;
-}
 
 /** Runs in the page. Everything it returns is plain JSON. */
 async function talk({ modelFiles, prompt, nTokens, nowMs }) {
@@ -241,15 +200,6 @@ async function talk({ modelFiles, prompt, nTokens, nowMs }) {
   };
 }
 
-function deltamem(...args) {
-  const output = execFileSync('cargo', ['run', '--quiet', '--bin', 'deltamem', '--', ...args], {
-    cwd: ROOT,
-    encoding: 'utf8',
-    stdio: ['ignore', 'pipe', 'inherit'],
-  });
-  return JSON.parse(output);
-}
-
 function check(result) {
   const { turn, memory, failures } = result;
   assert.equal(result.info.name, 'nano');
@@ -326,17 +276,18 @@ function check(result) {
 }
 
 async function compareWithNative(result) {
-  const native = deltamem(
-    'generate', PROMPT, '--json', '--weights', 'f32', '--kv', 'f32', '--context', '512',
-    '--temperature', '0', '--max-tokens', String(N_TOKENS),
-  );
-  assert.deepEqual(result.turn.generatedIds, native.generated_ids, 'other tokens than natively');
-  // sums in another order on another adapter: single precision, a hundred writes
-  const [after, nativeAfter] = [result.turn.memoryNorms[1], native.memory_norms.after];
-  assert.ok(Math.abs(after - nativeAfter) <= 1e-3 * nativeAfter, `${after} and ${nativeAfter}`);
-
   const folder = await mkdtemp(join(tmpdir(), 'deltamem-smoke-'));
+  const deltamem = (...args) => JSON.parse(program(folder, ...args));
   try {
+    const native = deltamem(
+      'generate', PROMPT, '--json', '--weights', 'f32', '--kv', 'f32', '--context', '512',
+      '--temperature', '0', '--max-tokens', String(N_TOKENS),
+    );
+    assert.deepEqual(result.turn.generatedIds, native.generated_ids, 'other tokens than natively');
+    // sums in another order on another adapter: single precision, a hundred writes
+    const [after, nativeAfter] = [result.turn.memoryNorms[1], native.memory_norms.after];
+    assert.ok(Math.abs(after - nativeAfter) <= 1e-3 * nativeAfter, `${after} and ${nativeAfter}`);
+
     const file = join(folder, 'browser.dmem');
     await writeFile(file, Uint8Array.from(result.exported));
     const shown = deltamem('memory', 'show', file, '--json');
@@ -353,28 +304,11 @@ async function compareWithNative(result) {
   }
 }
 
-const server = await serve();
-const browser = await chromium.launch({
-  executablePath: process.env.DELTAMEM_CHROMIUM ?? '/usr/bin/chromium',
-  args: [
-    '--no-sandbox',
-    '--disable-quic',
-    '--no-first-run',
-    '--disable-background-networking',
-    '--disable-component-update',
-    '--disable-sync',
-    '--enable-unsafe-webgpu',
-    '--use-webgpu-adapter=swiftshader',
-  ],
-});
+const site = await serve({ dist: join(ROOT, 'pkg/dist'), nano: join(ROOT, 'models/nano') });
+const browser = await launchChromium();
 try {
-  const page = await browser.newPage();
   const complaints = [];
-  page.on('console', (message) => {
-    if (['error', 'warning'].includes(message.type())) complaints.push(message.text());
-  });
-  page.on('pageerror', (error) => complaints.push(String(error)));
-  await page.goto(`http://127.0.0.1:${server.address().port}/`);
+  const page = await openPage(browser, site.address, complaints);
   let result;
   try {
     result = await page.evaluate(talk, {
@@ -400,5 +334,5 @@ try {
   console.log('smoke: passed');
 } finally {
   await browser.close();
-  server.close();
+  site.close();
 }

@@ -21,19 +21,10 @@ export const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 /** A software adapter on a busy machine is slow. */
 export const PATIENCE_MS = 120_000;
 
-/** The files of a model folder that a page loads. */
-export const MODEL_FILES = [
-  "config.json",
-  "generation_config.json",
-  "tokenizer.json",
-  "tokenizer_config.json",
-  "chat_template.jinja",
-  "model.safetensors",
-  "delta_mem_config.json",
-  "delta_mem_adapter.safetensors",
-];
+export { NANO_FILES as MODEL_FILES } from "../../web/nano-files.mjs";
 
-const LAUNCH = {
+/** How Playwright starts Chromium: without network of its own, WebGPU on a software adapter. */
+export const LAUNCH = {
   executablePath: process.env.DELTAMEM_CHROMIUM ?? "/usr/bin/chromium",
   args: [
     "--no-sandbox",

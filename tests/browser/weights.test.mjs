@@ -11,13 +11,12 @@ import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { ModelServer, modelFiles, noise, sha256 } from "../../web/test/model-server.mjs";
+import { LAUNCH, launchProfile } from "./support.mjs";
 
 const require = createRequire(new URL("../../web/package.json", import.meta.url));
-const { chromium } = require("playwright-core");
 const { build } = require("esbuild");
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
-const executablePath = process.env.DELTAMEM_CHROMIUM ?? "/usr/bin/chromium";
 const PIECE = 8 << 20;
 const WEIGHTS = noise(2 * PIECE + 12_345);
 
@@ -38,7 +37,7 @@ let hub;
 let nano;
 
 before(async () => {
-  assert.ok(existsSync(executablePath), `no browser at ${executablePath}; set DELTAMEM_CHROMIUM`);
+  assert.ok(existsSync(LAUNCH.executablePath), `no browser at ${LAUNCH.executablePath}; set DELTAMEM_CHROMIUM`);
   assert.ok(existsSync(join(root, "pkg/dist/deltamem.js")), "run `./dev web` first");
   const { outputFiles } = await build({
     entryPoints: [join(root, "tests/browser/weights-worker.mjs")],
@@ -72,29 +71,12 @@ after(() => {
   hub?.close();
 });
 
-function launch(folder) {
-  return chromium.launchPersistentContext(folder, {
-    executablePath,
-    headless: true,
-    args: [
-      "--no-sandbox",
-      "--disable-quic",
-      "--no-first-run",
-      "--disable-background-networking",
-      "--disable-component-update",
-      "--disable-sync",
-      "--enable-unsafe-webgpu",
-      "--use-webgpu-adapter=swiftshader",
-    ],
-  });
-}
-
 /** A browser profile of its own; `job` gets how to start the browser and where it lies. */
 async function withProfile(job) {
   const folder = await mkdtemp(join(tmpdir(), "deltamem-weights-"));
   let context;
   try {
-    await job(async () => (context = await launch(folder)), folder);
+    await job(async () => (context = await launchProfile(folder)), folder);
   } finally {
     await context?.close().catch(() => undefined);
     server.rule = () => false;

@@ -20,13 +20,12 @@ import { promisify } from "node:util";
 import { publint } from "publint";
 import { formatMessage } from "publint/utils";
 import { buildWithEsbuild, buildWithVite, buildWithWebpack, serveWithVite } from "./bundlers.mjs";
+import { launchChromium } from "../browser/support.mjs";
 
 const webRequire = createRequire(new URL("../../web/package.json", import.meta.url));
-const { chromium } = webRequire("playwright-core");
 const run = promisify(execFile);
 const here = (relative) => fileURLToPath(new URL(relative, import.meta.url));
 
-const executablePath = process.env.DELTAMEM_CHROMIUM ?? "/usr/bin/chromium";
 const isFake = Boolean(process.env.DELTAMEM_FAKE_MODEL);
 /** A software adapter on a busy machine is slow. */
 const PATIENCE_MS = 120_000;
@@ -57,18 +56,7 @@ before(async () => {
   packed = JSON.parse(stdout)[0];
   packed.path = join(folder, packed.filename);
   app = await makeApp("plain");
-  browser = await chromium.launch({
-    executablePath,
-    headless: true,
-    args: [
-      "--no-sandbox",
-      "--disable-quic",
-      "--no-first-run",
-      "--disable-background-networking",
-      "--enable-unsafe-webgpu",
-      "--use-webgpu-adapter=swiftshader",
-    ],
-  });
+  browser = await launchChromium();
 });
 
 after(async () => {

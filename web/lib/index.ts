@@ -26,9 +26,8 @@ export type {
   Role,
   SnapshotInfo,
   ToolDescription,
-  TurnSettings,
   Weights,
 } from "./protocol.js";
 export type { FileOptions, SessionMemory } from "./session-memory.js";
-export type { Footprint, Gauge, ModelInfo, StopReason, ToolCall } from "./wasm.js";
+export type { Footprint, Gauge, ModelInfo, StopReason, ToolCall, TurnSettings } from "./wasm.js";
 export type { StoredModel } from "./weight-store.js";

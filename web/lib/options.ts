@@ -1,7 +1,7 @@
 /** What callers can ask for, in types, and the addresses in it made absolute. */
 import type { PromptMessage, Tool } from "./input.js";
-import type { CompareSide, ModelRequest, TurnSettings, Weights } from "./protocol.js";
-import type { ModelTurn } from "./wasm.js";
+import type { CompareSide, ModelRequest, Weights } from "./protocol.js";
+import type { ModelTurn, TurnSettings } from "./wasm.js";
 
 /**
  * Fires `downloadprogress` while the files come and `loadprogress` while the weights go to the GPU;

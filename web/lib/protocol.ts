@@ -1,10 +1,10 @@
 /** What page and worker can ask of each other, in types; how it travels is in messages.ts. */
 import type {
-  Constraint,
   Footprint,
   ModelInfo,
   ModelMemoryInfo,
   ModelTurn,
+  ModelTurnOptions,
   PieceKind,
   ToolCall,
 } from "./wasm.js";
@@ -94,32 +94,11 @@ export interface Opened {
   weightsNotice: string | null;
 }
 
-/** How a turn is sampled and what else it is to do. */
-export interface TurnSettings {
-  temperature?: number;
-  topK?: number;
-  topP?: number;
-  minP?: number;
-  repetitionPenalty?: number;
-  seed?: number;
-  maxTokens?: number;
-  /** The reply ends before the first of these. */
-  stop?: string[];
-  /** False reads the memory and leaves it as it is. */
-  write?: boolean;
-  /** Reports `TurnReport.gauges`. */
-  gauges?: boolean;
-  /** What a full window does: forget the oldest turns of the context (default), or fail. */
-  overflow?: "evict" | "error";
-  /** Switches thinking for this turn and the following. */
-  thinking?: boolean;
-}
-
 export interface TurnRequest {
   /** What is added to the conversation, or the whole of it. */
   messages: Message[];
   isHistory: boolean;
-  settings: TurnSettings & { constraint?: Constraint };
+  settings: ModelTurnOptions;
   /** In the place of the session's own. */
   tools?: ToolDescription[];
 }

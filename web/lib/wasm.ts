@@ -95,8 +95,8 @@ export type Constraint =
   | { kind: "json_object" }
   | { kind: "regex"; pattern: string };
 
-/** The options of a turn, as JSON; what is missing comes from the model's files. */
-export interface ModelTurnOptions {
+/** How a turn is sampled and what else it is to do; what is missing comes from the model's files. */
+export interface TurnSettings {
   temperature?: number;
   topK?: number;
   topP?: number;
@@ -104,16 +104,21 @@ export interface ModelTurnOptions {
   repetitionPenalty?: number;
   seed?: number;
   maxTokens?: number;
+  /** The reply ends before the first of these. */
   stop?: string[];
   /** False reads the memory and leaves it as it is. */
   write?: boolean;
-  constraint?: Constraint;
   /** Reports `ModelTurn.gauges`. */
   gauges?: boolean;
   /** What a full window does: forget the oldest turns of the context (default), or fail. */
   overflow?: "evict" | "error";
   /** Switches thinking for this turn and the following. */
   thinking?: boolean;
+}
+
+/** The options of a turn, as JSON. */
+export interface ModelTurnOptions extends TurnSettings {
+  constraint?: Constraint;
 }
 
 /** A conversation taken out of a model: messages, KV cache, memory, checkpoints. */

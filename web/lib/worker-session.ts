@@ -37,6 +37,13 @@ export interface SessionsOptions {
 /** Another tab that is about to close has this long to give a profile up. */
 const FORGET_PATIENCE_MS = 200;
 
+/** What a call does with the session that it names. */
+type Job<K extends CallName> = (
+  session: Conversation,
+  payload: Calls[K]["payload"],
+  context: CallContext<K>,
+) => Promise<Calls[K]["result"]>;
+
 export class WorkerSessions {
   readonly handlers: Handlers;
   readonly #options: SessionsOptions;
@@ -236,26 +243,14 @@ export class WorkerSessions {
     return session;
   }
 
-  #reading<K extends CallName>(
-    job: (
-      session: Conversation,
-      payload: Calls[K]["payload"],
-      context: CallContext<K>,
-    ) => Promise<Calls[K]["result"]>,
-  ): Handlers[K] {
+  #reading<K extends CallName>(job: Job<K>): Handlers[K] {
     const handler = async (payload: Calls[K]["payload"], context: CallContext<K>) =>
       job(this.#session(context.session), payload, context);
     return handler as Handlers[K];
   }
 
   /** As `#reading`, and tells the page of the state after it. */
-  #changing<K extends CallName>(
-    job: (
-      session: Conversation,
-      payload: Calls[K]["payload"],
-      context: CallContext<K>,
-    ) => Promise<Calls[K]["result"]>,
-  ): Handlers[K] {
+  #changing<K extends CallName>(job: Job<K>): Handlers[K] {
     return this.#reading<K>(async (session, payload, context) => {
       try {
         return await job(session, payload, context);

@@ -112,9 +112,10 @@ fn every_command_has_help() {
     let home = Home::new();
     let memory = ["list", "show", "export", "import", "diff", "forget", "snapshots", "undo"];
     let mut commands: Vec<Vec<&str>> = vec![vec![]];
-    let top = ["chat", "run", "generate", "replay", "doctor", "bench", "probe", "memory"];
+    let top = ["chat", "run", "generate", "replay", "doctor", "bench", "probe", "eval", "memory"];
     commands.extend(top.map(|name| vec![name]));
     commands.extend(memory.map(|name| vec!["memory", name]));
+    commands.push(vec!["eval", "nano"]);
     for mut command in commands {
         command.push("--help");
         home.run(&command).ok().out_has("Usage: deltamem");

@@ -6,6 +6,7 @@
 mod bench;
 mod chat;
 mod doctor;
+mod eval;
 mod generate;
 mod interrupt;
 mod keeper;
@@ -43,6 +44,8 @@ enum Command {
     Bench(bench::BenchOptions),
     /// Show what a memory changes about an answer's first token
     Probe(probe::ProbeOptions),
+    /// Measure what a model remembers
+    Eval(eval::EvalOptions),
     /// Look at, export, import and forget stored memories
     Memory(memory::MemoryOptions),
 }
@@ -62,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(options) => doctor::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Probe(options) => probe::run(&options),
+        Command::Eval(options) => eval::run(&options),
         Command::Memory(options) => memory::run(&options),
     };
     match result {

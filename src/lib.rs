@@ -5,6 +5,8 @@ pub mod config;
 pub mod constraint;
 pub mod engine;
 pub mod error;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod eval;
 pub mod footprint;
 pub mod gpu;
 pub mod kernels;

@@ -6,6 +6,7 @@
 mod bench;
 mod chat;
 mod doctor;
+mod eval;
 mod generate;
 mod interrupt;
 mod keeper;
@@ -45,6 +46,8 @@ enum Command {
     Probe(probe::ProbeOptions),
     /// Look at, export, import and forget stored memories
     Memory(memory::MemoryOptions),
+    /// Find out what a model and its memory can do
+    Eval(eval::EvalOptions),
 }
 
 /// A mistake in how the program was called that clap cannot see.
@@ -63,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::Probe(options) => probe::run(&options),
         Command::Memory(options) => memory::run(&options),
+        Command::Eval(options) => eval::run(&options),
     };
     match result {
         Ok(code) => code,

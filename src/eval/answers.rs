@@ -145,16 +145,16 @@ impl RunFolder {
     }
 }
 
-/// Compares with the settings that the folder has, or gives it these.
+/// Compares with the settings that the folder's answers were made with, or gives it these.
 fn check_settings(folder: &Path, settings: &Value, has_answers: bool) -> Result<()> {
     let path = folder.join(SETTINGS);
+    if !has_answers {
+        return fs::write(&path, format!("{settings:#}\n")).map_err(Error::io(&path));
+    }
     let held = match fs::read(&path) {
         Ok(bytes) => serde_json::from_slice::<Value>(&bytes).map_err(|e| {
             Error::format(path.display().to_string(), "run's settings", e.to_string())
         })?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !has_answers => {
-            return fs::write(&path, format!("{settings:#}\n")).map_err(Error::io(&path));
-        }
         Err(source) => return Err(Error::Io { path, source }),
     };
     match difference("", &held, settings) {
@@ -251,7 +251,12 @@ pub(super) mod tests {
     fn other_settings_are_refused_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
-        drop(RunFolder::open(path, json!({ "model": { "name": "m" }, "seed": 1 })).unwrap());
+        // nothing is lost as long as there is no answer
+        drop(RunFolder::open(path, json!({ "seed": 0 })).unwrap());
+        let mut run =
+            RunFolder::open(path, json!({ "model": { "name": "m" }, "seed": 1 })).unwrap();
+        run.push(answer(Mode::On, "c", "c/1", "a", 1.0)).unwrap();
+        drop(run);
         let open = |settings| RunFolder::open(path, settings).unwrap_err();
         let error = open(json!({ "model": { "name": "n" }, "seed": 1 }));
         assert_eq!(error.code(), "setting");

@@ -1,5 +1,6 @@
-//! The built program, as a person or a script runs it: on the built-in model, each test with a data
-//! directory of its own. Most run on the CPU twin; what runs on a GPU says so.
+//! The built program, as a person or a script runs it: on the built-in model, or on one of noise where
+//! replies must be long; each test with a data directory of its own. Most run on the CPU twin; what runs
+//! on a GPU says so.
 
 mod common;
 
@@ -10,18 +11,27 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use tempfile::TempDir;
 
-/// A data directory, and the program with it.
-struct Home(TempDir);
+/// A data directory, the program with it, and a model's folder; without one it is the built-in model.
+struct Home(TempDir, Option<PathBuf>);
 
 impl Home {
     fn new() -> Home {
-        Home(tempfile::tempdir().expect("a folder"))
+        Home(tempfile::tempdir().expect("a folder"), None)
+    }
+
+    /// With a model that has much to say, whatever is said to it.
+    fn noisy() -> Home {
+        Home(tempfile::tempdir().expect("a folder"), Some(common::noise()))
     }
 
     fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_deltamem"));
         command.env("DELTAMEM_DATA_DIR", self.0.path().join("data"));
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(arguments);
+        if let Some(model) = &self.1 {
+            command.arg("--model").arg(model);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 
@@ -353,7 +363,7 @@ fn a_chat_over_a_pipe_remembers_after_a_restart() {
     let home = Home::new();
     let first = home.pipe(&CHAT, "hello\n/bye\n").ok();
     assert!(!first.out.trim().is_empty(), "{first:?}");
-    first.err_has("untrained");
+    first.err_has(deltamem::nano::NOTICE);
     first.err_has("a new memory");
     let saved = home.exported("default");
 
@@ -419,7 +429,7 @@ fn memories_move_between_chats_through_files() {
 
 #[test]
 fn generate_prints_one_object() {
-    let home = Home::new();
+    let home = Home::noisy();
     let arguments = ["generate", "--cpu", "--json", "--max-tokens", "3", "--seed", "5"];
     let first = home.pipe(&arguments, "hello").ok().json();
     assert_eq!(first["stop_reason"], "max_tokens");
@@ -437,7 +447,7 @@ fn generate_prints_one_object() {
 
 #[test]
 fn generate_keeps_to_a_form() {
-    let home = Home::new();
+    let home = Home::noisy();
     let run = |more: &[&str]| {
         let talk = ["generate", "hello", "--cpu", "--seed", "3", "--max-tokens", "60"];
         home.run(&[&talk[..], more].concat())
@@ -499,7 +509,7 @@ fn say_and_wait(child: &mut Child, line: &str) {
 
 #[test]
 fn a_killed_chat_keeps_the_last_finished_turn() {
-    let home = Home::new();
+    let home = Home::noisy();
     home.pipe(&CHAT, "hello\n").ok();
     let saved = home.exported("default");
     let mut child = start_chat(&home, &["--max-tokens", "1900", "--temperature", "1"]);
@@ -517,7 +527,7 @@ fn a_killed_chat_keeps_the_last_finished_turn() {
 #[cfg(unix)]
 #[test]
 fn ctrl_c_stops_the_reply_and_not_the_chat() {
-    let home = Home::new();
+    let home = Home::noisy();
     let mut child = start_chat(&home, &["--max-tokens", "1900", "--temperature", "1"]);
     say_and_wait(&mut child, "tell me a very long story\n");
     // the shell's own `kill`: the program of that name is not everywhere

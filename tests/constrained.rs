@@ -1,13 +1,13 @@
-//! Whole replies of the built-in model, whose weights are random, held to schemas and expressions:
-//! whatever the seed, a finished reply fits, and one that was cut could have gone on to fit. On the
-//! CPU twin and on a GPU.
+//! Whole replies of a model whose weights are random, held to schemas and expressions: whatever the
+//! seed, a finished reply fits, and one that was cut could have gone on to fit. On the CPU twin and
+//! on a GPU.
 
 mod common;
 
-use common::gpu;
+use common::{gpu, noise_model};
 use deltamem::chat::CivilDate;
 use deltamem::constraint::Constraint;
-use deltamem::loaded::{Device, LoadedModel, built_in};
+use deltamem::loaded::{Device, LoadedModel};
 use deltamem::model::LoadOptions;
 use deltamem::sampler::SamplingOptions;
 use deltamem::session::{Session, SessionOptions, StopReason, Turn, TurnOptions};
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use std::ops::ControlFlow;
 
 fn session(device: &Device, enable_thinking: Option<bool>) -> Session {
-    let (folder, adapter) = built_in().expect("the built-in model");
+    let (folder, adapter) = noise_model();
     let options = LoadOptions { context_window: Some(1024), ..LoadOptions::default() };
     let mut progress = |_, _| {};
     let model = LoadedModel::load(&folder, Some(&adapter), device, &options, &mut progress);

@@ -1,16 +1,15 @@
-//! Conversations on the built-in model, on the GPU and on the CPU twin: parked ones go on bit by
-//! bit, and both say the same about the memory's part in a reply.
+//! Conversations on a model of noise, on the GPU and on the CPU twin: parked ones go on bit by bit,
+//! and both say the same about the memory's part in a reply. The built-in model agrees on both, too.
 
 mod common;
 
-use common::gpu;
+use common::{gpu, noise_with};
 use deltamem::chat::{CivilDate, Message, Role};
 use deltamem::engine::Gauge;
 use deltamem::loaded::{Device, LoadedModel, built_in};
 use deltamem::memory::MemoryState;
 use deltamem::model::LoadOptions;
-use deltamem::model_folder::Adapter;
-use deltamem::nano;
+use deltamem::model_folder::{Adapter, ModelFolder};
 use deltamem::replay::relative_error;
 use deltamem::sampler::SamplingOptions;
 use deltamem::session::{Overflow, Session, SessionOptions, Turn, TurnOptions};
@@ -29,19 +28,21 @@ fn session_with(
     (from, to): (&str, &str),
     context_window: usize,
 ) -> Session {
-    let (folder, _) = built_in().expect("the built-in model");
-    let config = String::from_utf8(nano::DELTA_CONFIG.to_vec()).expect("UTF-8");
-    let config = config.replace(from, to);
-    let label = "adapter.safetensors";
-    let adapter =
-        Adapter::from_bytes(config.as_bytes(), nano::DELTA_ADAPTER, label, &folder.config);
+    load(noise_with(from, to), device, storage, context_window)
+}
+
+fn load(
+    (folder, adapter): (ModelFolder, Adapter),
+    device: &Device,
+    storage: Storage,
+    context_window: usize,
+) -> Session {
     let options = LoadOptions {
         weights: Storage::F32,
         kv: storage,
         context_window: Some(context_window),
         ..LoadOptions::default()
     };
-    let adapter = adapter.expect("an adapter");
     let progress = &mut |_, _| {};
     let load = LoadedModel::load(&folder, Some(&adapter), device, &options, progress);
     let mut model = block_on(load).expect("a model");
@@ -189,4 +190,19 @@ fn gauges_agree_between_gpu_and_twin() {
     let turn = block_on(s.ask("Hello.", &options, &mut |_| ControlFlow::Continue(())));
     assert_eq!(turn.expect("a turn").gauges, None);
     assert_eq!(block_on(s.model().engine.last_gauges()).unwrap_err().code(), "setting");
+}
+
+#[test]
+fn the_built_in_model_is_the_same_on_gpu_and_twin() {
+    let Some(gpu) = gpu(false) else { return };
+    let run = |device: Device| {
+        let model = built_in().expect("the built-in model");
+        let mut s = load(model, &device, Storage::F32, 512);
+        block_on(s.write_text("My name is Ada and I live in Lisbon.")).expect("a text");
+        let logits = block_on(s.probe("Where do I live?")).expect("logits");
+        (state(&s).values, logits)
+    };
+    let (found, expected) = (run(Device::Gpu(gpu)), run(Device::Cpu));
+    assert!(relative_error(&found.0, &expected.0) < 1e-4, "states");
+    assert!(relative_error(&found.1, &expected.1) < 1e-4, "logits");
 }

@@ -1,14 +1,15 @@
 use super::*;
-use crate::nano;
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use regex::Regex;
 use std::time::{Duration, Instant};
 
 const EOS: u32 = 2;
+/// Of the model of noise: how soon a random reply ends depends on its tokens.
+const TOKENIZER: &[u8] = include_bytes!("../../tests/noise/tokenizer.json");
 
 fn tokenizer() -> Tokenizer {
-    Tokenizer::from_json(nano::TOKENIZER).unwrap()
+    Tokenizer::from_json(TOKENIZER).unwrap()
 }
 
 /// A few more rows than tokens, as models have.

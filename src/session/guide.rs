@@ -130,16 +130,22 @@ mod tests {
     use crate::constraint::{Constraint, ConstraintVocabulary};
     use crate::nano;
 
-    const EOS: u32 = 1279;
+    /// Ends a reply in these tests.
+    const END: &str = "<|im_end|>";
 
     fn guide(pattern: &str, prompt: &str, may_think: bool) -> (Guide, Arc<Tokenizer>) {
         let tokenizer = Arc::new(Tokenizer::from_json(nano::TOKENIZER).unwrap());
         let n_rows = tokenizer.vocab_size();
-        let vocabulary = ConstraintVocabulary::new(&tokenizer, &[EOS], n_rows).unwrap();
+        let vocabulary =
+            ConstraintVocabulary::new(&tokenizer, &[id(&tokenizer, END)], n_rows).unwrap();
         let constraint = Constraint::Regex(pattern.into());
         let matcher = constraint.matcher(&vocabulary).unwrap();
         let guide = Guide::new(matcher, &tokenizer, prompt, may_think);
         (guide, tokenizer)
+    }
+
+    fn id(tokenizer: &Tokenizer, token: &str) -> u32 {
+        tokenizer.token_id(token).unwrap()
     }
 
     fn allows(guide: &mut Guide, id: u32) -> bool {
@@ -149,37 +155,38 @@ mod tests {
     #[test]
     fn thoughts_come_first_or_not_at_all() {
         let (mut guide, tokenizer) = guide("a|<", "assistant\n", true);
+        let end = id(&tokenizer, END);
         let id = |text: &str| tokenizer.encode(text).unwrap()[0];
         let [think, close] = [THINK_OPEN, THINK_CLOSE].map(id);
         let (a, b, less) = (id("a"), id("b"), id("<"));
         for (token, is_allowed) in [(think, true), (a, true), (less, true), (b, false)] {
             assert_eq!(allows(&mut guide, token), is_allowed, "{token}");
         }
-        assert!(!allows(&mut guide, EOS) && !allows(&mut guide, close));
+        assert!(!allows(&mut guide, end) && !allows(&mut guide, close));
         guide.accept(think, THINK_OPEN).unwrap();
         // everything but the end
         for token in [think, a, b, close] {
             assert!(allows(&mut guide, token));
         }
-        assert!(!allows(&mut guide, EOS) && !guide.is_answering());
+        assert!(!allows(&mut guide, end) && !guide.is_answering());
         guide.accept(b, "b").unwrap();
         guide.accept(close, THINK_CLOSE).unwrap();
         assert!(guide.is_answering() && !guide.is_complete());
         assert!(allows(&mut guide, a) && allows(&mut guide, less));
         assert!(!allows(&mut guide, think) && !allows(&mut guide, b));
         guide.accept(a, "a").unwrap();
-        assert!(guide.is_complete() && allows(&mut guide, EOS));
+        assert!(guide.is_complete() && allows(&mut guide, end));
     }
 
     #[test]
     fn a_prompt_decides_whether_thoughts_can_come() {
-        let think = 1276;
         for (prompt, may_think, begins_with_thoughts) in [
             ("assistant\n", true, true),
             ("assistant\n", false, false),
             ("assistant\n<think>\n\n</think>\n", true, false),
         ] {
-            let (mut guide, _) = guide("a", prompt, may_think);
+            let (mut guide, tokenizer) = guide("a", prompt, may_think);
+            let think = id(&tokenizer, THINK_OPEN);
             assert_eq!(allows(&mut guide, think), begins_with_thoughts, "{prompt:?}");
         }
         let (mut guide, tokenizer) = guide("a", "assistant\n<think>\n", false);

@@ -3,10 +3,9 @@ use super::ingest::TOKENS_BETWEEN_LOOKS;
 use super::*;
 use crate::chat::ThinkPiece;
 use crate::engine::Wanted;
-use crate::loaded::{Device, LoadedModel, built_in};
+use crate::loaded::{Device, LoadedModel};
 use crate::model::LoadOptions;
-use crate::model_folder::Adapter;
-use crate::nano;
+use crate::model_folder::{Adapter, ModelFolder};
 use crate::sampler::SamplingOptions;
 use crate::shader::Storage;
 use pollster::block_on;
@@ -20,11 +19,16 @@ fn session_with(context_window: usize, system: Option<&str>) -> Session {
     session_in("\"token\"", context_window, system)
 }
 
-/// The built-in model with another write mode; its matrices have the right shapes for all.
+/// A model whose weights are random: what it says is long and never ends by itself for long.
+const NOISE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/noise");
+const NOISE_DELTA_CONFIG: &str = include_str!("../../tests/noise/delta_mem_config.json");
+const NOISE_DELTA_ADAPTER: &[u8] =
+    include_bytes!("../../tests/noise/delta_mem_adapter.safetensors");
+
+/// The model of noise with another write mode; its matrices have the right shapes for all.
 fn session_in(mode: &str, context_window: usize, system: Option<&str>) -> Session {
-    let (folder, _) = built_in().unwrap();
-    let config = String::from_utf8(nano::DELTA_CONFIG.to_vec()).unwrap();
-    let config = config.replace("\"token\"", mode);
+    let folder = ModelFolder::open(NOISE).unwrap();
+    let config = NOISE_DELTA_CONFIG.replace("\"token\"", mode);
     // four state heads of rank 2 have as many rows as one of rank 8
     let config = match mode {
         "\"token\" " => config
@@ -34,7 +38,7 @@ fn session_in(mode: &str, context_window: usize, system: Option<&str>) -> Sessio
     };
     let label = "adapter.safetensors";
     let adapter =
-        Adapter::from_bytes(config.as_bytes(), nano::DELTA_ADAPTER, label, &folder.config).unwrap();
+        Adapter::from_bytes(config.as_bytes(), NOISE_DELTA_ADAPTER, label, &folder.config).unwrap();
     let options = LoadOptions {
         weights: Storage::F32,
         kv: Storage::F32,

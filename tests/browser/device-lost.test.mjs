@@ -16,7 +16,8 @@ before(async () => {
   assert.ok(existsSync(join(ROOT, "pkg/dist/deltamem.js")), "run `./dev web` first");
   server = await serve({
     dist: join(ROOT, "pkg/dist"),
-    nano: join(ROOT, "models/nano"),
+    // its replies are long enough to be cut in the middle
+    noise: join(ROOT, "tests/noise"),
     pages: join(ROOT, "tests/browser/pages"),
   });
   browser = await launchChromium();
@@ -45,7 +46,7 @@ async function withSession(job) {
 async function open() {
   const { LanguageModel } = await import("/dist/index.js");
   const session = await LanguageModel.create({
-    model: "/nano/",
+    model: "/noise/",
     workerUrl: "/pages/lossy-worker.mjs",
     weights: "f32",
     contextTokens: 512,
@@ -136,7 +137,7 @@ test("a device lost in the middle of a reply costs that reply, and nothing else"
     assert.notDeepEqual(again.states, before.states);
     // the second time the weights came from this device; asking for one byte tells whether they changed
     const downloads = requests.filter(
-      (request) => request.url().endsWith("/nano/model.safetensors") && !request.headers().range,
+      (request) => request.url().endsWith("/noise/model.safetensors") && !request.headers().range,
     );
     assert.equal(downloads.length, 1);
   });
@@ -167,7 +168,7 @@ test("a device lost while the model is loaded ends the loading", { timeout: PATI
       const { LanguageModel } = await import("/dist/index.js");
       try {
         await LanguageModel.create({
-          model: "/nano/",
+          model: "/noise/",
           workerUrl: "/pages/lossy-worker.mjs?destroyAfter=1",
           ephemeral: true,
         });

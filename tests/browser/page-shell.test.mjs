@@ -342,8 +342,9 @@ test("without WebGPU the page says what to do", async () => {
 test("light, dark, on a phone: nothing is cut off", async () => {
   await inBrowser(async (context) => {
     const page = await open(context, address);
-    await say(page, BEES);
-    await say(page, "What do you know about me?");
+    await say(page, "My name is Ada and I live in Lisbon.");
+    await press(page, "New chat");
+    await say(page, "Where do I live?");
     await page.waitForTimeout(700); // the pictures of the states move
     await shot(page, "light");
     await page.emulateMedia({ colorScheme: "dark" });

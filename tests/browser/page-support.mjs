@@ -7,7 +7,7 @@
  *   DELTAMEM_FAKE=1       the page was built with --fake: no GPU work, but everything else
  */
 import assert from "node:assert/strict";
-import { mkdtemp, mkdir, readFile, readdir, readlink, rm } from "node:fs/promises";
+import { cp, mkdtemp, mkdir, readFile, readdir, readlink, rm } from "node:fs/promises";
 import { existsSync } from "node:fs";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
@@ -15,7 +15,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { SITE, siteServer } from "../../web/serve.mjs";
-import { LAUNCH } from "./support.mjs";
+import { LAUNCH, MODEL_FILES } from "./support.mjs";
 
 const require = createRequire(new URL("../../web/package.json", import.meta.url));
 const { chromium } = require("playwright-core");
@@ -49,6 +49,21 @@ export async function serve(site = SITE) {
     async stop() {
       server.closeAllConnections();
       await new Promise((resolve) => server.close(resolve));
+    },
+  };
+}
+
+/** A server of the page with the model of noise in the built-in one's place: its replies are long. */
+export async function serveNoise() {
+  const site = await newFolder();
+  await cp(SITE, site, { recursive: true });
+  for (const name of MODEL_FILES) await cp(join(root, "tests/noise", name), join(site, "models/nano", name));
+  const own = await serve(site);
+  return {
+    ...own,
+    async stop() {
+      await own.stop();
+      await drop(site);
     },
   };
 }

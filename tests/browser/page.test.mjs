@@ -17,6 +17,7 @@ import {
   ready,
   say,
   serve,
+  serveNoise,
   settle,
   shot,
   shown,
@@ -108,8 +109,10 @@ test("what is said is remembered over a reload, undone, exported, imported, forg
 });
 
 test("a stopped reply stays, pausing stops writing, a new context keeps the memory", async () => {
-  await inBrowser(async (context) => {
-    const page = await open(context, address);
+  const own = await serveNoise();
+  const inNoise = (job) => withBrowser(own.address, job).finally(() => own.stop());
+  await inNoise(async (context) => {
+    const page = await open(context, own.address);
     for (const stop of [() => page.locator("#stop").click(), () => page.keyboard.press("Escape")]) {
       await interrupt(page, "Tell me a long story about the bees and the house.", async () => {
         // The reply may end by itself before the button is reached.

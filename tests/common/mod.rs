@@ -1,7 +1,8 @@
-//! What the integration tests share: the recorded fixtures and a device.
+//! What the integration tests share: the recorded fixtures, a model of noise and a device.
 #![allow(dead_code, reason = "not every test uses everything")]
 
 use deltamem::gpu::{Gpu, GpuOptions};
+use deltamem::model_folder::{Adapter, ModelFolder};
 use deltamem::replay::ReplayReport;
 use std::path::{Path, PathBuf};
 
@@ -21,6 +22,29 @@ pub fn fixtures(is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
     folders.sort();
     assert!(!folders.is_empty(), "no fixtures in {}", root.display());
     folders
+}
+
+/// The folder of a small model whose weights are random: its replies are long, never the same for two
+/// seeds, and stay as they are when the built-in model is trained anew.
+pub fn noise() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/noise")
+}
+
+/// The model of [`noise`] as it is.
+pub fn noise_model() -> (ModelFolder, Adapter) {
+    noise_with("", "")
+}
+
+/// The model of [`noise`], with `from` replaced by `to` in its adapter's configuration.
+pub fn noise_with(from: &str, to: &str) -> (ModelFolder, Adapter) {
+    let path = noise();
+    let folder = ModelFolder::open(&path).expect("the model of noise");
+    let config = std::fs::read_to_string(path.join("delta_mem_config.json")).expect("a file");
+    let adapter = std::fs::read(path.join("delta_mem_adapter.safetensors")).expect("a file");
+    let config = config.replace(from, to);
+    let label = "adapter.safetensors";
+    let adapter = Adapter::from_bytes(config.as_bytes(), adapter, label, &folder.config);
+    (folder, adapter.expect("an adapter"))
 }
 
 /// An open device, or `None` where the machine has no adapter. A missing adapter is a failure if

@@ -14,7 +14,7 @@ export interface ModelInfo {
   contextWindow: number;
   weights: string;
   kv: string;
-  /** Something a person should know, such as random weights. */
+  /** Something a person should know, such as how little a small model knows. */
   notice: string | null;
 }
 

@@ -3,6 +3,7 @@ import type { LanguageModel, TurnReport } from "../../lib/index.js";
 import { button, byId, element, node, showText } from "./dom.js";
 import { count } from "./format.js";
 import { ComparedReplies, ReplyMessage, UserMessage, divider } from "./messages.js";
+import { Offers } from "./offers.js";
 import { announce, becomeReady, clearErrors, currentPhase, describeError, onPhase, setPhase, work } from "./page.js";
 import type { SessionHost } from "./session-host.js";
 
@@ -10,13 +11,6 @@ import type { SessionHost } from "./session-host.js";
 const SHOWN_TURNS = 12;
 /** As close to the end as this, in pixels, the end is followed. */
 const NEAR_END = 80;
-
-const SUGGESTIONS = [
-  "My name is Ada, and I keep bees behind the house.",
-  "What do you know about me?",
-  "Explain in three points how you remember.",
-  "Write a short poem about forgetting.",
-];
 
 interface Exchange {
   prompt: string;
@@ -30,6 +24,7 @@ export class Chat {
   readonly #prompt = byId("prompt", HTMLTextAreaElement);
   readonly #log = node("log");
   readonly #messages = node("messages");
+  readonly #offers: Offers;
   /** What was shown of the stored session before a temporary one began. */
   #aside: { nodes: Node[]; exchanges: Exchange[] } | null = null;
   #exchanges: Exchange[] = [];
@@ -74,7 +69,11 @@ export class Chat {
       this.#follow();
       this.focus();
     });
-    node("suggestions").replaceChildren(...SUGGESTIONS.map((text) => this.#suggestion(text)));
+    this.#offers = new Offers(host, (text, isCompared) => {
+      if (currentPhase() !== "ready") return;
+      this.focus();
+      void (isCompared ? this.#compare(text) : this.#say(text));
+    });
     onPhase(() => this.showState());
   }
 
@@ -173,7 +172,8 @@ export class Chat {
     button("compare").disabled = !isReady || session.model.identity === null;
     button("think").disabled = !isReady;
     button("think").hidden = !this.#host.model?.canThink;
-    for (const each of node("suggestions").querySelectorAll("button")) each.disabled = !isReady;
+    this.#offers.show(isReady);
+    this.#follow();
     this.#showContext(session);
     this.#showMode();
     const last = this.#exchanges.at(-1);
@@ -197,7 +197,9 @@ export class Chat {
   #showMode(): void {
     this.#prompt.placeholder = isPressed("compare")
       ? "Ask something twice: with the memory and without it"
-      : "Say something";
+      : this.#host.model?.isBuiltIn
+        ? "Tell it something about you, or ask"
+        : "Say something";
   }
 
   // ---- turns --------------------------------------------------------------------------------------
@@ -362,18 +364,6 @@ export class Chat {
   }
 
   // ---- looks --------------------------------------------------------------------------------------
-
-  #suggestion(text: string): HTMLElement {
-    const made = element("button", "suggestion", text);
-    made.type = "button";
-    made.disabled = true;
-    made.addEventListener("click", () => {
-      if (currentPhase() !== "ready") return;
-      this.focus();
-      void this.#say(text);
-    });
-    return element("li", "", made);
-  }
 
   #onKey(event: KeyboardEvent): void {
     if (event.isComposing) return;

@@ -73,8 +73,9 @@ export class HeatMap {
       gauges: element("span", "gauges"),
     }));
     const figures = this.#tiles.map(({ canvas, norm, beta, ratio, gauges }, index) => {
-      canvas.width = states.stateHeads * states.rank;
-      canvas.height = states.rank;
+      const columns = headColumns(states.stateHeads);
+      canvas.width = columns * states.rank;
+      canvas.height = (states.stateHeads / columns) * states.rank;
       gauges.append(beta, ratio);
       gauges.hidden = true;
       const caption = element("figcaption", "", element("span", "", `L${states.layers[index]}`), norm);
@@ -132,7 +133,14 @@ function largestOf(data: Float32Array): number {
   return largest;
 }
 
-/** `values` is `[heads, rank, rank]`, row-major; heads side by side. */
+/** How many heads stand side by side: as near to a square as leaves no gap. */
+function headColumns(heads: number): number {
+  let columns = Math.ceil(Math.sqrt(heads));
+  while (heads % columns !== 0) columns += 1;
+  return columns;
+}
+
+/** `values` is `[heads, rank, rank]`, row-major; heads in rows of `headColumns`. */
 function draw(
   canvas: HTMLCanvasElement,
   values: Float32Array,
@@ -144,14 +152,16 @@ function draw(
   const context = canvas.getContext("2d");
   if (!context) return;
   const image = context.createImageData(canvas.width, canvas.height);
+  const columns = headColumns(heads);
   for (let head = 0; head < heads; head += 1) {
+    const [top, left] = [Math.floor(head / columns) * rank, (head % columns) * rank];
     for (let row = 0; row < rank; row += 1) {
       for (let column = 0; column < rank; column += 1) {
         const value = values[(head * rank + row) * rank + column] ?? 0;
         // The square root brings out small numbers beside large ones.
         const strength = largest > 0 ? Math.sqrt(Math.abs(value) / largest) : 0;
         const end = value < 0 ? low : high;
-        const pixel = 4 * (row * canvas.width + head * rank + column);
+        const pixel = 4 * ((top + row) * canvas.width + left + column);
         zero.forEach((from, channel) => {
           image.data[pixel + channel] = from + strength * ((end[channel] ?? 0) - from);
         });

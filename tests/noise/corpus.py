@@ -1,4 +1,4 @@
-"""English dialogue for the nano tokenizer. Owns the word lists and the sentence patterns.
+"""English dialogue for the tokenizer of the model of noise. Owns the word lists and the sentence patterns.
 
 Everything here was written for this project. `lines(seed, count)` is deterministic.
 """

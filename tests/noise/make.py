@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Makes the built-in nano model: a SmolLM3-shaped backbone with random weights, its tokenizer and
-a random δ-mem adapter. Owns every file of this folder but the two scripts, the README and
+"""Makes the model of noise: a SmolLM3-shaped backbone with random weights, its tokenizer and a random
+δ-mem adapter. Owns every file of this folder but the two scripts, the README and
 chat_template.jinja.
 
     python3 -m venv VENV && VENV/bin/pip install numpy==2.4.6 tokenizers==0.23.3
-    VENV/bin/python models/nano/make.py            # writes beside this script
-    VENV/bin/python models/nano/make.py --check    # writes nothing, fails if a file would change
+    VENV/bin/python tests/noise/make.py            # writes beside this script
+    VENV/bin/python tests/noise/make.py --check    # writes nothing, fails if a file would change
 """
 
 import json

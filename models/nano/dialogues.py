@@ -1,0 +1,309 @@
+#!/usr/bin/env python3
+"""Dialogues of people with nano: who they are, what they tell, ask and correct.
+
+Owns all randomness of the data; the words are in facts.py and small_talk.py. The same seed gives the
+same dialogues. Three things are held out of training: combinations of facts (a person belongs to the
+test side when a hash of the values says so), wordings and values marked `!` in facts.py.
+
+    dialogues.py backbone --seed 1 --count 1000          {"messages": [{"role", "content"}, …]}
+    dialogues.py eval --seed 1 --count 200 --facts 4     {"sessions", "question", "answers", "kind", "n_facts"}
+"""
+
+import argparse
+import json
+import random
+import zlib
+from dataclasses import dataclass, field
+
+import facts
+import small_talk
+from facts import KINDS, LISTED
+
+TRAIN, TEST = False, True
+STATEMENTS = {(k, side): facts.split(kind.statements, side) for k, kind in KINDS.items() for side in (TRAIN, TEST)}
+QUESTIONS = {(k, side): facts.split(kind.questions, side) for k, kind in KINDS.items() for side in (TRAIN, TEST)}
+NEVER_TOLD = {side: facts.split(facts.NEVER_TOLD, side) for side in (TRAIN, TEST)}
+SMALL_TALK = [(facts.expand(wording), reply) for wording, reply in small_talk.SMALL_TALK]
+# Common values: every kind's values, those kept from the adapter, and those it may write.
+VALUES = {
+    k: {
+        "all": tuple(v.removeprefix("!") for v in kind.values),
+        "kept": tuple(v.removeprefix("!") for v in kind.values if v.startswith("!")),
+        "adapter": tuple(v for v in kind.values if not v.startswith("!")),
+    }
+    for k, kind in KINDS.items()
+}
+
+OPENERS = ("by the way, ", "well, ", "oh, ", "so, ", "hi, ", "hello, ", "hi! ", "hello! ", "just so you know, ", "you should know that ",
+           "I want to tell you that ", "remember that ", "please remember: ", "also, ", "and ", "did you know that ", "note that ", "ok, ",
+           "I should say that ", "let me tell you: ", "for your information, ", "I think I said that ", "hey, ", "listen, ")
+CLOSERS = (", by the way", ", you know", ", just so you know", ", please remember that", ", remember that", " :)", ", nice to meet you", ", thanks")
+ASK_OPENERS = ("so, ", "tell me, ", "now, ", "ok, ", "hey, ", "hi, ", "and ", "please, ", "one question: ", "I forgot: ", "hello! ", "say, ",
+               "nano, ", "by the way, ", "quick question, ", "hmm, ")
+ASK_CLOSERS = (" again", " please", ", please", ", do you know", ", can you tell me", " by the way")
+CORRECTIONS = ("actually, {c}", "actually {c}", "sorry, {c}", "no wait, {c}", "no, {c}", "correction: {c}", "I was wrong, {c}", "{c} now",
+               "I made a mistake, {c}", "that has changed: {c}", "I changed my mind, {c}", "I meant to say {c}", "not {old} any more, {c}",
+               "{c}, not {old}", "forget {old}, {c}", "it is no longer {old}: {c}", "things changed, {c}", "let me correct that: {c}", "oops, {c}")
+CORRECTIONS_HELD = ("on second thought, {c}", "I said {old}, but {c}", "scratch that, {c}")
+JOINS = (" and ", ", ", ", and ", ". ", ". ", "; ", ". also, ")
+# One of these opens an acknowledgement; the canonical sentences of the facts follow.
+NOTED = "Noted."
+SYLLABLES = "ba be bo da de do fa fi ga gi ha hi ka ke ko la le li lo ma me mi mo na ne no pa pe ra re ri ro sa se si so ta te ti to va ve vi za zo".split()
+CODAS = ("", "", "n", "r", "s", "l", "m", "x", "t", "d")
+
+
+def has_proper_values(key):
+    """Kinds whose values are names, so that a made-up word can stand in for one."""
+    return KINDS[key].values in (facts.PEOPLE, facts.TOWNS) or key in ("pet_name",)
+
+
+def made_up(rng):
+    return "".join(rng.choice(SYLLABLES) for _ in range(rng.randint(2, 3))).capitalize() + rng.choice(CODAS)
+
+
+def is_test_person(told):
+    """A tenth of all combinations of two or more facts; one fact alone is no combination."""
+    text = ";".join(f"{k}={v}" for k, v in sorted(told.items()))
+    return zlib.crc32(text.encode()) % 10 == 0
+
+
+@dataclass
+class Style:
+    """How one person types."""
+
+    lower: bool
+    bare: bool  # no final punctuation, no apostrophes
+    typos: float  # probability per message
+
+    @staticmethod
+    def draw(rng):
+        return Style(rng.random() < 0.3, rng.random() < 0.25, 0.12 if rng.random() < 0.3 else 0.0)
+
+    def type(self, rng, text, end):
+        text = text.replace("?", "").strip()
+        text = text[0].upper() + text[1:]
+        for cut in (". ", "! ", "? "):
+            text = cut.join(part[:1].upper() + part[1:] for part in text.split(cut))
+        if not self.bare:
+            text += end if text[-1] not in ".!?)" else ""
+        else:
+            text = text.replace("'", "")
+        if self.lower:
+            text = text.lower()
+        if rng.random() < self.typos:
+            text = typo(rng, text)
+        return text
+
+
+def typo(rng, text):
+    """Drops, doubles or swaps one letter of one lower-case word of four letters or more."""
+    words = text.split(" ")
+    spots = [i for i, w in enumerate(words) if len(w) >= 4 and w.isalpha() and w.islower() and w in PLAIN_WORDS]
+    if not spots:
+        return text
+    i = rng.choice(spots)
+    w = words[i]
+    j = rng.randrange(1, len(w) - 1)
+    words[i] = rng.choice((w[:j] + w[j + 1 :], w[:j] + w[j] + w[j:], w[:j] + w[j + 1] + w[j] + w[j + 2 :]))
+    return " ".join(words)
+
+
+PLAIN_WORDS = {
+    w
+    for kind in KINDS.values()
+    for text in (*kind.statements, *kind.questions)
+    for option in facts.expand(text)
+    for w in option.split()
+} - {w for v in VALUES.values() for text in v["all"] for w in text.lower().split()}
+
+
+def clause(rng, key, value, side):
+    return rng.choice(rng.choice(STATEMENTS[key, side])).replace("{v}", value)
+
+
+@dataclass
+class Person:
+    """The true facts so far, and how the person types."""
+
+    style: Style
+    told: dict = field(default_factory=dict)
+
+
+class Talk:
+    """Draws users' messages and nano's replies. `values` is one of "all", "kept", "adapter"."""
+
+    def __init__(self, rng, side=TRAIN, values="all", made_up_rate=0.0, statement_side=None, question_side=None):
+        self.rng, self.values, self.made_up_rate = rng, values, made_up_rate
+        self.statement_side = side if statement_side is None else statement_side
+        self.question_side = side if question_side is None else question_side
+        self.side = side
+        self.person = Person(Style.draw(rng))
+
+    def value(self, key):
+        if has_proper_values(key) and self.rng.random() < self.made_up_rate:
+            return made_up(self.rng)
+        return self.rng.choice(VALUES[key][self.values])
+
+    def draw_facts(self, n, kinds=tuple(KINDS)):
+        """n facts about the person that belong to this side of the split."""
+        while True:
+            picked = {k: self.value(k) for k in self.rng.sample(kinds, n)}
+            if n < 2 or is_test_person(picked) == self.side:
+                return picked
+
+    def tell(self, new):
+        """A message that states the facts of `new`, and its acknowledgement."""
+        rng = self.rng
+        parts = [clause(rng, k, v, self.statement_side) for k, v in new.items()]
+        text = parts[0]
+        for part in parts[1:]:
+            text += rng.choice(JOINS) + part
+        if rng.random() < 0.3:
+            text = rng.choice(OPENERS) + text
+        if rng.random() < 0.12:
+            text += rng.choice(CLOSERS)
+        self.person.told.update(new)
+        return self.person.style.type(rng, text, "!" if rng.random() < 0.1 else "."), acknowledgement(new)
+
+    def correct(self, key):
+        rng = self.rng
+        old = self.person.told[key]
+        new = old
+        while new == old:
+            new = self.value(key)
+        pattern = rng.choice(CORRECTIONS_HELD if self.side == TEST else CORRECTIONS)
+        text = pattern.format(c=clause(rng, key, new, self.statement_side), old=old)
+        self.person.told[key] = new
+        return self.person.style.type(rng, text, "."), acknowledgement({key: new})
+
+    def ask(self, *keys):
+        """A question about the kinds of `keys`, and the true answer."""
+        rng = self.rng
+        parts = [rng.choice(rng.choice(QUESTIONS[k, self.question_side])) for k in keys]
+        text = rng.choice((" and ", ", and ", "? ", ", ")).join(parts)
+        if rng.random() < 0.2:
+            text = rng.choice(ASK_OPENERS) + text
+        if rng.random() < 0.1:
+            text += rng.choice(ASK_CLOSERS)
+        return self.person.style.type(rng, text, "?"), " ".join(answer(k, self.person.told.get(k)) for k in keys)
+
+    def ask_never_told(self):
+        rng = self.rng
+        return self.person.style.type(rng, rng.choice(rng.choice(NEVER_TOLD[self.question_side])), "?"), facts.NOT_TOLD_THAT
+
+    def chat(self):
+        wordings, reply = self.rng.choice(SMALL_TALK)
+        return self.person.style.type(self.rng, self.rng.choice(wordings), self.rng.choice((".", "!", "?", ""))), reply
+
+
+def answer(key, value):
+    kind = KINDS[key]
+    return kind.answer.format(v=value) if value else facts.NOT_TOLD.format(thing=kind.untold)
+
+
+def acknowledgement(new):
+    """Repeats what was understood in the very sentences that will answer questions about it."""
+    return " ".join([NOTED, *(answer(k, v) for k, v in new.items())])
+
+
+def told_in_turns(rng, n):
+    """Splits n facts into turns of one to four facts."""
+    sizes = []
+    while n:
+        sizes.append(min(n, rng.choice((1, 1, 1, 2, 2, 3, 4))))
+        n -= sizes[-1]
+    return sizes
+
+
+def tell_all(talk, new, chat_rate=0.25):
+    """(user, assistant) turns that tell all facts of `new`."""
+    turns, items = [], list(new.items())
+    for size in told_in_turns(talk.rng, len(items)):
+        turns.append(talk.tell(dict(items[:size])))
+        items = items[size:]
+        if talk.rng.random() < chat_rate:
+            turns.append(talk.chat())
+    return turns
+
+
+def conversation(rng, max_facts=6, made_up_rate=0.25):
+    """One backbone training dialogue as (user, assistant) turns."""
+    talk = Talk(rng, made_up_rate=made_up_rate)
+    n = rng.choice([0, 1, 1, 2, 2, 3, 4, max_facts][: 2 + max_facts])
+    turns = [talk.chat()] if rng.random() < 0.2 else []
+    turns += tell_all(talk, talk.draw_facts(n))
+    for _ in range(rng.randint(2, 5)):
+        told = list(talk.person.told)
+        draw = rng.random()
+        if told and draw < 0.5:
+            keys = rng.sample(told, 2) if len(told) > 1 and rng.random() < 0.12 else [rng.choice(told)]
+            turns.append(talk.ask(*keys))
+        elif draw < 0.72:
+            turns.append(talk.ask(rng.choice(list(KINDS))))
+        elif draw < 0.76:
+            turns.append(talk.ask_never_told())
+        elif told and draw < 0.86:
+            key = rng.choice(told)
+            turns.append(talk.correct(key))
+            if rng.random() < 0.6:
+                turns.append(talk.ask(key))
+        else:
+            turns.append(talk.chat())
+    return turns
+
+
+def messages(turns):
+    return [{"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn)]
+
+
+def evaluation_case(rng, n_facts, task="recall", n_unrelated=0, side=TEST, values="all"):
+    """One case: what is told before the context is dropped, and a question about it.
+
+    task: recall | correction | untold. Returns a dict of the --facts format with `turns`, the told
+    turns with the acknowledgements that nano should give.
+    """
+    talk = Talk(rng, side, values)
+    new = talk.draw_facts(n_facts, LISTED)
+    turns = tell_all(talk, new, chat_rate=0.0)
+    key = rng.choice(list(new)) if new else rng.choice(LISTED)
+    if task == "correction":
+        turns.append(talk.correct(key))
+    if task == "untold":
+        key = rng.choice([k for k in LISTED if k not in new])
+    for _ in range(n_unrelated):
+        turns.append(talk.chat())
+    question, reply = talk.ask(key)
+    value = talk.person.told.get(key)
+    return {
+        "sessions": [[user for user, _ in turns]],
+        "question": question,
+        "answers": [value] if value else ["not told me"],
+        "kind": key,
+        "n_facts": n_facts,
+        "task": task,
+        "n_unrelated": n_unrelated,
+        "turns": turns,
+        "reply": reply,
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("backbone", "eval"))
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--facts", type=int, default=2)
+    parser.add_argument("--unrelated", type=int, default=0)
+    parser.add_argument("--task", choices=("recall", "correction", "untold"), default="recall")
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    for _ in range(options.count):
+        if options.what == "backbone":
+            print(json.dumps({"messages": messages(conversation(rng))}, ensure_ascii=False))
+        else:
+            case = evaluation_case(rng, options.facts, options.task, options.unrelated)
+            print(json.dumps({k: v for k, v in case.items() if k not in ("turns", "reply")}, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -147,7 +147,7 @@ class Talk:
     def draw_facts(self, n, kinds=tuple(KINDS)):
         """n facts about the person that belong to this side of the split."""
         while True:
-            picked = {k: self.value(k) for k in self.rng.sample(kinds, n)}
+            picked = {k: self.value(k) for k in self.rng.sample(list(kinds), n)}
             if n < 2 or is_test_person(picked) == self.side:
                 return picked
 
@@ -263,7 +263,7 @@ def evaluation_case(rng, n_facts, task="recall", n_unrelated=0, side=TEST, value
     turns with the acknowledgements that nano should give.
     """
     talk = Talk(rng, side, values)
-    new = talk.draw_facts(n_facts, LISTED)
+    new = talk.draw_facts(n_facts, [k for k in LISTED if VALUES[k][values]])
     turns = tell_all(talk, new, chat_rate=0.0)
     key = rng.choice(list(new)) if new else rng.choice(LISTED)
     if task == "correction":

@@ -30,17 +30,19 @@ def batch_of(rows):
     return ids, scored
 
 
-def batches(chat, rng, tokens, progress):
-    """Endless batches of about `tokens` tokens; dialogues grow with progress() in 0..1."""
+# Dialogues grow with the level: facts at most, turns at most, share with the system header.
+LEVELS = ((1, 3, 0.0), (2, 4, 0.1), (4, 7, 0.4), (8, 99, 0.85))
+LEVEL_UP_LOSS = 0.25
+
+
+def batches(chat, rng, tokens, level):
+    """Endless batches of about `tokens` tokens of dialogues of level()."""
     while True:
-        p = progress()
+        max_facts, max_turns, header_rate = LEVELS[level()]
         rows = []
-        for _ in range(256):
-            turns = dialogues.conversation(rng, max_facts=2 if p < 0.08 else 4 if p < 0.2 else 8, made_up_rate=0.25)
-            if p < 0.08:
-                turns = turns[:4]
-            with_header = rng.random() < (0.3 if p < 0.2 else 0.8)
-            rows.append(chat.dialogue(turns, prompt.draw_date(rng) if with_header else None))
+        for _ in range(128):
+            turns = dialogues.conversation(rng, max_facts=max_facts, made_up_rate=0.1 if level() < 2 else 0.25)[:max_turns]
+            rows.append(chat.dialogue(turns, prompt.draw_date(rng) if rng.random() < header_rate else None))
         rows.sort(key=lambda r: len(r[0]))
         groups, group = [], []
         for row in rows:
@@ -131,7 +133,8 @@ def main():
     log = csv.writer((o.out / "backbone.csv").open("w"))
     log.writerow(["step", "seconds", "tokens", "loss", *sets])
     running, n_tokens = 0.0, 0
-    for rows in batches(chat, random.Random(o.seed), o.tokens, progress):
+    level, level_since = 0, 0
+    for rows in batches(chat, random.Random(o.seed), o.tokens, lambda: level):
         p = progress()
         factor = min(1.0, (step + 1) / 50) * min(1.0, (1 - p) / 0.5 + 0.01)
         for opt, peak in zip(optimizers, peaks):
@@ -148,6 +151,9 @@ def main():
         n_tokens += ids.numel()
         running = loss.item() if step == 0 else 0.98 * running + 0.02 * loss.item()
         step += 1
+        if level + 1 < len(LEVELS) and step - level_since > 100 and (running < LEVEL_UP_LOSS or p > 0.2 * (level + 1)):
+            level, level_since = level + 1, step
+            print(f"{step} level {level}", flush=True)
         done = p >= 1.0
         if step % 50 == 0:
             print(f"{step} loss {running:.3f} {time.time() - began:.0f} s {n_tokens / (time.time() - began):.0f} tokens/s", flush=True)

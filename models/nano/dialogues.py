@@ -191,6 +191,13 @@ class Talk:
         rng = self.rng
         return self.person.style.type(rng, rng.choice(rng.choice(NEVER_TOLD[self.question_side])), "?"), facts.NOT_TOLD_THAT
 
+    def repeat(self):
+        """A list of words to be repeated: teaches copying far sooner than facts alone do."""
+        words = [w for k in self.rng.choices(list(KINDS), k=self.rng.randint(2, 10)) for w in self.value(k).split()]
+        opener = self.rng.choice(("repeat", "repeat after me", "say", "please say", "say this", "please repeat", "can you repeat"))
+        text = opener[0].upper() + opener[1:] + self.rng.choice((": ", " ")) + " ".join(words)
+        return text, "You said: " + " ".join(words)
+
     def chat(self):
         wordings, reply = self.rng.choice(SMALL_TALK)
         return self.person.style.type(self.rng, self.rng.choice(wordings), self.rng.choice((".", "!", "?", ""))), reply
@@ -226,9 +233,11 @@ def tell_all(talk, new, chat_rate=0.25):
     return turns
 
 
-def conversation(rng, max_facts=6, made_up_rate=0.25):
+def conversation(rng, max_facts=6, made_up_rate=0.25, repeat_rate=0.03):
     """One backbone training dialogue as (user, assistant) turns."""
     talk = Talk(rng, made_up_rate=made_up_rate)
+    if rng.random() < repeat_rate:
+        return [talk.repeat() for _ in range(rng.randint(2, 4))]
     n = rng.choice([0, 1, 1, 2, 2, 3, 4, max_facts][: 2 + max_facts])
     turns = [talk.chat()] if rng.random() < 0.2 else []
     turns += tell_all(talk, talk.draw_facts(n))

@@ -12,7 +12,7 @@ from torch import nn
 
 CONFIG = {
     "hidden_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
-    "intermediate_size": 352, "vocab_size": 2048, "rope_theta": 10000.0, "rms_norm_eps": 1e-6, "no_rope_layer_interval": 4,
+    "intermediate_size": 352, "vocab_size": 3072, "rope_theta": 10000.0, "rms_norm_eps": 1e-6, "no_rope_layer_interval": 4,
 }
 
 
@@ -82,7 +82,7 @@ class Nano(nn.Module):
         nn.init.normal_(self.embed_tokens.weight, std=0.05)
         for name, p in self.layers.named_parameters():
             if p.dim() == 2:
-                nn.init.normal_(p, std=1 / math.sqrt(p.shape[1]) * (0.3 if "o_proj" in name or "down_proj" in name else 1.0))
+                nn.init.normal_(p, std=1 / math.sqrt(p.shape[1]) * (0.0 if "o_proj" in name or "down_proj" in name else 1.0))
         cos, sin = rope_tables(4096, c["head_dim"], c["rope_theta"])
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)

@@ -12,7 +12,7 @@ import dialogues
 import facts
 
 FOLDER = pathlib.Path(__file__).resolve().parent
-VOCAB_SIZE = 2048
+VOCAB_SIZE = 3072
 # In SmolLM3's order; ids follow the byte-pair vocabulary. True = special (skipped in decoded text).
 ADDED_TOKENS = {
     "<|begin_of_text|>": True,
@@ -55,11 +55,11 @@ def make_tokenizer(seed=20261120, count=20000):
                 yield header(draw_date(rng))
             for message in dialogues.messages(dialogues.conversation(rng, made_up_rate=0.02)):
                 yield message["content"]
-        # Every value as it stands in a sentence, so that it becomes one token where that is possible.
+        # Every value as it stands in a sentence, in both ways of typing, so that each of its words is one token.
         for key in facts.KINDS:
             for value in dialogues.VALUES[key]["all"]:
-                for _ in range(300):
-                    yield facts.KINDS[key].answer.format(v=value)
+                for _ in range(200):
+                    yield f" {value}. {value.lower()}"
 
     tokenizer = Tokenizer(models.BPE(ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([

@@ -30,18 +30,19 @@ def batch_of(rows):
     return ids, scored
 
 
-# Dialogues grow with the level: facts at most, turns at most, share with the system header.
-LEVELS = ((1, 3, 0.0), (2, 4, 0.1), (4, 7, 0.4), (8, 99, 0.85))
+# Dialogues grow with the level: facts at most, turns at most, share with the system header, share of
+# pure repetition (which teaches copying).
+LEVELS = ((1, 3, 0.0, 0.5), (2, 4, 0.1, 0.1), (4, 7, 0.4, 0.05), (8, 99, 0.85, 0.02))
 LEVEL_UP_LOSS = 0.25
 
 
 def batches(chat, rng, tokens, level):
     """Endless batches of about `tokens` tokens of dialogues of level()."""
     while True:
-        max_facts, max_turns, header_rate = LEVELS[level()]
+        max_facts, max_turns, header_rate, repeat_rate = LEVELS[level()]
         rows = []
         for _ in range(128):
-            turns = dialogues.conversation(rng, max_facts=max_facts, made_up_rate=0.1 if level() < 2 else 0.25)[:max_turns]
+            turns = dialogues.conversation(rng, max_facts=max_facts, made_up_rate=0.1 if level() < 2 else 0.25, repeat_rate=repeat_rate)[:max_turns]
             rows.append(chat.dialogue(turns, prompt.draw_date(rng) if rng.random() < header_rate else None))
         rows.sort(key=lambda r: len(r[0]))
         groups, group = [], []
@@ -102,6 +103,8 @@ def main():
     parser.add_argument("--optimizer", choices=("muon", "adam"), default="muon")
     parser.add_argument("--layers", type=int, default=model.CONFIG["num_hidden_layers"])
     parser.add_argument("--hidden", type=int, default=model.CONFIG["hidden_size"])
+    parser.add_argument("--heads", type=int, default=model.CONFIG["num_attention_heads"])
+    parser.add_argument("--head-dim", type=int, default=model.CONFIG["head_dim"])
     parser.add_argument("--eval-every", type=int, default=250)
     parser.add_argument("--eval-cases", type=int, default=100)
     parser.add_argument("--until", type=float, default=0, help="stop this many seconds after the start; the schedule follows the clock")
@@ -115,7 +118,7 @@ def main():
     tokenizer.save(str(o.out / "tokenizer.json"))
     chat = prompt.Chat(tokenizer)
     prompt.check_template(chat, prompt.FOLDER / "chat_template.jinja")
-    config = model.CONFIG | {"num_hidden_layers": o.layers, "hidden_size": o.hidden, "num_attention_heads": o.hidden // 32,
+    config = model.CONFIG | {"num_hidden_layers": o.layers, "hidden_size": o.hidden, "num_attention_heads": o.heads, "num_key_value_heads": o.heads // 2, "head_dim": o.head_dim,
                              "intermediate_size": o.hidden * 11 // 4}
     nano = model.Nano(config)
     print(f"{nano.n_parameters():,} parameters", flush=True)
@@ -151,7 +154,7 @@ def main():
         n_tokens += ids.numel()
         running = loss.item() if step == 0 else 0.98 * running + 0.02 * loss.item()
         step += 1
-        if level + 1 < len(LEVELS) and step - level_since > 100 and (running < LEVEL_UP_LOSS or p > 0.2 * (level + 1)):
+        if level + 1 < len(LEVELS) and step - level_since > 100 and (running < LEVEL_UP_LOSS):
             level, level_since = level + 1, step
             print(f"{step} level {level}", flush=True)
         done = p >= 1.0

@@ -22,6 +22,8 @@ from facts import KINDS, LISTED
 TRAIN, TEST = False, True
 STATEMENTS = {(k, side): facts.split(kind.statements, side) for k, kind in KINDS.items() for side in (TRAIN, TEST)}
 QUESTIONS = {(k, side): facts.split(kind.questions, side) for k, kind in KINDS.items() for side in (TRAIN, TEST)}
+COMPOSITES = {side: [(kinds, facts.split(wordings, side)) for kinds, wordings in facts.COMPOSITES] for side in (TRAIN, TEST)}
+COMPOSITE_RATE = 0.4
 NEVER_TOLD = {side: facts.split(facts.NEVER_TOLD, side) for side in (TRAIN, TEST)}
 SMALL_TALK = [(facts.expand(wording), reply) for wording, reply in small_talk.SMALL_TALK]
 # Common values: every kind's values, those kept from the adapter, and those it may write.
@@ -121,6 +123,12 @@ def clause(rng, key, value, side):
     return rng.choice(rng.choice(STATEMENTS[key, side])).replace("{v}", value)
 
 
+def composite(wording, values):
+    for k, v in values.items():
+        wording = wording.replace(f"{{{k}}}", v).replace(f"{{{k}.bare}}", v.removeprefix("a ").removeprefix("an "))
+    return wording
+
+
 @dataclass
 class Person:
     """The true facts so far, and how the person types."""
@@ -146,15 +154,26 @@ class Talk:
 
     def draw_facts(self, n, kinds=tuple(KINDS)):
         """n facts about the person that belong to this side of the split."""
+        kinds = list(kinds)
         while True:
-            picked = {k: self.value(k) for k in self.rng.sample(list(kinds), n)}
+            names = self.rng.sample(kinds, n)
+            # Facts that people tell in one breath stand together more often than by chance.
+            if n > 1 and self.rng.random() < 0.3:
+                together = [k for k in self.rng.choice(facts.COMPOSITES)[0] if k in kinds][:n]
+                names = together + [k for k in names if k not in together][: n - len(together)]
+            picked = {k: self.value(k) for k in names}
             if n < 2 or is_test_person(picked) == self.side:
                 return picked
 
     def tell(self, new):
         """A message that states the facts of `new`, and its acknowledgement."""
         rng = self.rng
-        parts = [clause(rng, k, v, self.statement_side) for k, v in new.items()]
+        parts, left = [], dict(new)
+        for kinds, wordings in COMPOSITES[self.statement_side]:
+            if all(k in left for k in kinds) and rng.random() < COMPOSITE_RATE:
+                parts.append(composite(rng.choice(rng.choice(wordings)), {k: left.pop(k) for k in kinds}))
+        parts += [clause(rng, k, v, self.statement_side) for k, v in left.items()]
+        rng.shuffle(parts)
         text = parts[0]
         for part in parts[1:]:
             text += rng.choice(JOINS) + part

@@ -129,7 +129,7 @@ KINDS = {
             what was my name (again|)
             say my name
             !do you (still |)(recall|know) what I am called
-            !(could you|please) remind me (what my name is|of my name)
+            (could you|please|can you) remind me (what my name is|of my name)
             !how am I called
         """),
         "Your name is {v}.",
@@ -167,7 +167,7 @@ KINDS = {
             where am I based
             !(which|what) (town|city) am I (living|based) in
             !where is my (house|flat|place)
-            !(could you|please) remind me where I live
+            (could you|please|can you) remind me where I live
         """),
         "You live in {v}.",
         "where you live",
@@ -248,7 +248,7 @@ KINDS = {
             (what|which) age (am I|did I say)
             how many years old am I
             how old did I say I (am|was)
-            !(could you|please) remind me how old I am
+            (could you|please|can you) remind me how old I am
             !how many years have I lived
         """),
         "You are {v} years old.",
@@ -308,7 +308,7 @@ KINDS = {
             (can you |)tell me (what pet I have|about my pet)
             what (sort|kind) of (pet|animal) (is my pet|have I got)
             what animal lives with me
-            !(could you|please) remind me what pet I have
+            (could you|please|can you) remind me what pet I have
             !(which|what) animal (did I get|is at my home)
         """),
         "You have {v}.",
@@ -325,8 +325,6 @@ KINDS = {
             my pet's name is {v}
             (the name of my pet|my pets name) is {v}
             I (named|call|called) my pet {v}
-            my (cat|dog|rabbit|parrot|hamster|horse|puppy|kitten) is (called|named) {v}
-            my (cat|dog|rabbit|parrot|hamster|horse|puppy|kitten)'s name is {v}
             {v} is (the name of my pet|what I call my pet|my pet's name)
             !the (animal|little one) at home (is called|answers to) {v}
             !I gave my pet the name {v}
@@ -422,7 +420,7 @@ KINDS = {
             what (job|profession|work) do I (have|do)
             what do I do
             how do I (earn|make) my (living|money)
-            !(could you|please) remind me what my job is
+            (could you|please|can you) remind me what my job is
             !what kind of (work|job) do I (do|have)
         """),
         "You work as a {v}.",
@@ -486,7 +484,7 @@ KINDS = {
             (can you |)tell me (what|which) instrument I play
             what am I learning to play
             what musical instrument do I play
-            !(could you|please) remind me which instrument I play
+            (could you|please|can you) remind me which instrument I play
             !(which|what) instrument do I practise
         """),
         "You play the {v}.",
@@ -541,7 +539,7 @@ KINDS = {
             do you (know|remember) (what I am allergic to|my allergy)
             (can you |)tell me (my allergy|what I am allergic to)
             am I allergic to (anything|something)
-            !(could you|please) remind me what I am allergic to
+            (could you|please|can you) remind me what I am allergic to
             !what gives me an allergic reaction
         """),
         "You are allergic to {v}.",
@@ -630,7 +628,7 @@ def relative(r):
             do you (know|remember) my {r}'s name
             (can you |)tell me my {r}'s name
             do I have a {r}
-            !(could you|please) remind me what my {r} is called
+            (could you|please|can you) remind me what my {r} is called
             !how is my {r} called
         """),
         f"Your {r} is called {{v}}.",
@@ -653,7 +651,7 @@ def lives(r):
             where does my {r} live
             (what|which) (city|town) does my {r} live in
             do you (know|remember) where my {r} lives
-            !(could you|please) remind me where my {r} lives
+            (could you|please|can you) remind me where my {r} lives
         """),
         f"Your {r} lives in {{v}}.",
         f"where your {r} lives",
@@ -669,6 +667,63 @@ for _r in ("sister", "brother", "mother", "friend"):
     KINDS[f"{_r}_town"] = lives(_r)
 LISTED = tuple(KINDS)[:N_LISTED]
 
+# Clauses that tell several facts at once; a value without its article is {kind.bare}.
+COMPOSITES = (
+    (("name", "origin"), lines("""
+        I am {name} from {origin}
+        (I'm|my name is|this is) {name}(,|) from {origin}
+        {name}(,|) from {origin}
+        !{origin} is where I come from and {name} is my name
+    """)),
+    (("name", "town"), lines("""
+        (I'm|I am|my name is) {name}(, living| and my home is) in {town}
+        {name} here, I live in {town}
+        !you are talking to {name} who lives in {town}
+    """)),
+    (("name", "age"), lines("""
+        (I'm|I am|my name is) {name}(, | and ){age} years old
+        (I'm|I am) {name}, {age}
+        !{name} is my name and {age} my age
+    """)),
+    (("age", "job"), lines("""
+        (I'm|I am) a {age} year old {job}
+        !a {job} of {age} years, that is me
+    """)),
+    (("name", "age", "job", "town"), lines("""
+        {name}, {age}, {job} in {town}
+        I am {name}, {age} years old, a {job} living in {town}
+        !meet {name}: {job}, {age}, {town}
+    """)),
+    (("job", "town"), lines("""
+        I work as a {job} and live in {town}
+        (I'm|I am) a {job} living in {town}
+        !you find me in {town} as a {job}
+    """)),
+    (("town", "country"), lines("""
+        I live in {town}, my country is {country}
+        I live in {town}, {country}
+        my home is {town} in {country}
+        !you find me in {town}, {country}
+    """)),
+    (("pet", "pet_name"), lines("""
+        I have {pet} (called|named) {pet_name}
+        my {pet.bare} is (called|named) {pet_name}
+        my {pet.bare}'s name is {pet_name}
+        {pet_name} is my {pet.bare}
+        I have {pet}, (his|her) name is {pet_name}
+        !I share my home with {pet} by the name of {pet_name}
+    """)),
+    (("sister", "brother"), lines("""
+        my (sister|siblings are my sister) {sister} and my brother {brother}
+        my (brother and sister|siblings) are (called|named) {brother} and {sister}, {brother} is my brother
+        I have a sister, {sister}, and a brother, {brother}
+        !{sister} and {brother} are my sister and brother
+    """)),
+    (("hobby", "sport"), lines("""
+        I (like|enjoy) {hobby} and my sport is {sport}
+        !{hobby} is my hobby and {sport} my sport
+    """)),
+)
 # Things no statement ever tells: the answer is always that it was not told.
 NEVER_TOLD = lines("""
     (what is|what's) my (shoe size|phone number|address|password|last name|middle name|bank|weight|height|star sign|lucky number|school)

@@ -26,6 +26,11 @@ COMPOSITES = {side: [(kinds, facts.split(wordings, side)) for kinds, wordings in
 COMPOSITE_RATE = 0.4
 NEVER_TOLD = {side: facts.split(facts.NEVER_TOLD, side) for side in (TRAIN, TEST)}
 SMALL_TALK = [(facts.expand(wording), reply) for wording, reply in small_talk.SMALL_TALK]
+# What is untold, as the person would call it: "your name" is "my name"; none for "about a pet".
+THINGS = {
+    k: None if kind.untold.startswith("about") else
+    kind.untold.replace("your", "my").replace("you are", "I am").replace("you", "I") for k, kind in KINDS.items()
+}
 # Common values: every kind's values, those kept from the adapter, and those it may write.
 VALUES = {
     k: {
@@ -43,6 +48,13 @@ CLOSERS = (", by the way", ", you know", ", just so you know", ", please remembe
 ASK_OPENERS = ("so, ", "tell me, ", "now, ", "ok, ", "hey, ", "hi, ", "and ", "please, ", "one question: ", "I forgot: ", "hello! ", "say, ",
                "nano, ", "by the way, ", "quick question, ", "hmm, ")
 ASK_CLOSERS = (" again", " please", ", please", ", do you know", ", can you tell me", " by the way")
+# Before "my name", "where I live", "how old I am": questions of every kind in one wording.
+INDIRECT = ("tell me {x}", "can you tell me {x}", "do you know {x}", "do you remember {x}", "I forgot {x}", "remind me {x}", "do you recall {x}",
+            "could you tell me {x}", "please tell me {x}", "I want to know {x}", "what do you know about {x}", "say {x}", "have I told you {x}",
+            "did I tell you {x}", "can you remember {x}", "I wonder {x}", "now tell me {x}", "do you still know {x}", "you surely know {x}",
+            "let me hear {x}", "guess {x}", "would you know {x}")
+INDIRECT_HELD = ("I would like to hear {x}", "could you recall {x}", "have you kept in mind {x}", "any idea {x}")
+INDIRECT_RATE = 0.25
 CORRECTIONS = ("actually, {c}", "actually {c}", "sorry, {c}", "no wait, {c}", "no, {c}", "correction: {c}", "I was wrong, {c}", "{c} now",
                "I made a mistake, {c}", "that has changed: {c}", "I changed my mind, {c}", "I meant to say {c}", "not {old} any more, {c}",
                "{c}, not {old}", "forget {old}, {c}", "it is no longer {old}: {c}", "things changed, {c}", "let me correct that: {c}", "oops, {c}")
@@ -195,10 +207,16 @@ class Talk:
         self.person.told[key] = new
         return self.person.style.type(rng, text, "."), acknowledgement({key: new})
 
+    def question(self, key):
+        thing = THINGS[key]
+        if thing and self.rng.random() < INDIRECT_RATE:
+            return self.rng.choice(INDIRECT_HELD if self.question_side == TEST else INDIRECT).format(x=thing)
+        return self.rng.choice(self.rng.choice(QUESTIONS[key, self.question_side]))
+
     def ask(self, *keys):
         """A question about the kinds of `keys`, and the true answer."""
         rng = self.rng
-        parts = [rng.choice(rng.choice(QUESTIONS[k, self.question_side])) for k in keys]
+        parts = [self.question(k) for k in keys]
         text = rng.choice((" and ", ", and ", "? ", ", ")).join(parts)
         if rng.random() < 0.2:
             text = rng.choice(ASK_OPENERS) + text

@@ -652,6 +652,8 @@ def lives(r):
             (what|which) (city|town) does my {r} live in
             do you (know|remember) where my {r} lives
             (could you|please|can you) remind me where my {r} lives
+            where is my {r}'s home
+            !in (what|which) (city|town) is my {r} at home
         """),
         f"Your {r} lives in {{v}}.",
         f"where your {r} lives",

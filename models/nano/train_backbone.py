@@ -14,6 +14,8 @@ import time
 import torch
 import torch.nn.functional as F
 
+from tokenizers import Tokenizer
+
 import dialogues
 import model
 import prompt
@@ -109,18 +111,24 @@ def main():
     parser.add_argument("--eval-cases", type=int, default=100)
     parser.add_argument("--until", type=float, default=0, help="stop this many seconds after the start; the schedule follows the clock")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--resume", type=pathlib.Path, help="a backbone.pt whose weights and tokenizer to go on from, with long dialogues at once")
     parser.add_argument("--seed", type=int, default=1)
     o = parser.parse_args()
     torch.set_num_threads(o.threads)
     torch.manual_seed(o.seed)
     o.out.mkdir(parents=True, exist_ok=True)
-    tokenizer = prompt.make_tokenizer()
+    resumed = torch.load(o.resume) if o.resume else None
+    tokenizer = Tokenizer.from_file(str(o.resume.with_name("tokenizer.json"))) if o.resume else prompt.make_tokenizer()
     tokenizer.save(str(o.out / "tokenizer.json"))
     chat = prompt.Chat(tokenizer)
     prompt.check_template(chat, prompt.FOLDER / "chat_template.jinja")
     config = model.CONFIG | {"num_hidden_layers": o.layers, "hidden_size": o.hidden, "num_attention_heads": o.heads, "num_key_value_heads": o.heads // 2, "head_dim": o.head_dim,
                              "intermediate_size": o.hidden * 11 // 4}
+    if resumed:
+        config = resumed["config"]
     nano = model.Nano(config)
+    if resumed:
+        nano.load_state_dict(resumed["weights"])
     print(f"{nano.n_parameters():,} parameters", flush=True)
     matrices = [p for p in nano.layers.parameters() if p.dim() == 2]
     others = [p for p in nano.parameters() if not any(p is m for m in matrices)]
@@ -136,7 +144,7 @@ def main():
     log = csv.writer((o.out / "backbone.csv").open("w"))
     log.writerow(["step", "seconds", "tokens", "loss", *sets])
     running, n_tokens = 0.0, 0
-    level, level_since = 0, 0
+    level, level_since = (len(LEVELS) - 1 if resumed else 0), 0
     for rows in batches(chat, random.Random(o.seed), o.tokens, lambda: level):
         p = progress()
         factor = min(1.0, (step + 1) / 50) * min(1.0, (1 - p) / 0.5 + 0.01)

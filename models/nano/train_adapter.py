@@ -187,7 +187,7 @@ def main():
         optimizers = [torch.optim.AdamW(trained, lr=o.lr, betas=(0.9, 0.98), weight_decay=0.0)]
     peaks = [opt.param_groups[0]["lr"] for opt in optimizers]
     sets = evaluation_sets(o.eval_cases)
-    log = csv.writer((o.out / "adapter.csv").open("w"))
+    log = csv.writer((o.out / "adapter.csv").open("w", buffering=1))
     log.writerow(["step", "seconds", "loss_asked", "loss_told", *sets])
     rng = random.Random(o.seed)
     began, asked_mean, told_mean = time.time(), 0.0, 0.0

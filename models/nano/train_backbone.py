@@ -141,7 +141,7 @@ def main():
     sets = evaluation_sets(o.eval_cases)
     began, step = time.time(), 0
     progress = lambda: min(1.0, (time.time() - began) / o.until if o.until else step / o.steps)
-    log = csv.writer((o.out / "backbone.csv").open("w"))
+    log = csv.writer((o.out / "backbone.csv").open("w", buffering=1))
     log.writerow(["step", "seconds", "tokens", "loss", *sets])
     running, n_tokens = 0.0, 0
     level, level_since = (len(LEVELS) - 1 if resumed else 0), 0

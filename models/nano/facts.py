@@ -8,6 +8,7 @@ with `!` is known to the backbone, and no adapter episode ever writes it.
 """
 
 import functools
+import pathlib
 import re
 from typing import NamedTuple
 
@@ -40,6 +41,20 @@ def split(wordings, is_held_out):
 
 def lines(text):
     return tuple(line.strip() for line in text.strip().splitlines())
+
+
+def read_wordings(paths):
+    """Wordings by (kind, "statements" | "questions") from files whose sections open with `# kind statements`."""
+    found = {}
+    for path in paths:
+        section = None
+        for line in lines(pathlib.Path(path).read_text()):
+            if line.startswith("# "):
+                kind, what = line[2:].split()
+                section = found.setdefault((kind, what), [])
+            elif line and not line.startswith("//"):
+                section.append(line)
+    return found
 
 
 def words(text):

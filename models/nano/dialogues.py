@@ -42,6 +42,8 @@ VALUES = {
     for k, kind in KINDS.items()
 }
 
+KNOWN = {v for of in VALUES.values() for v in of["all"]}
+
 OPENERS = ("by the way, ", "well, ", "oh, ", "so, ", "hi, ", "hello, ", "hi! ", "hello! ", "just so you know, ", "you should know that ",
            "I want to tell you that ", "remember that ", "please remember: ", "also, ", "and ", "did you know that ", "note that ", "ok, ",
            "I should say that ", "let me tell you: ", "for your information, ", "I think I said that ", "hey, ", "listen, ")
@@ -63,17 +65,24 @@ CORRECTIONS_HELD = ("on second thought, {c}", "I said {old}, but {c}", "scratch 
 JOINS = (" and ", ", ", ", and ", ". ", ". ", "; ", ". also, ")
 # One of these opens an acknowledgement; the canonical sentences of the facts follow.
 NOTED = "Noted."
-SYLLABLES = "ba be bo da de do fa fi ga gi ha hi ka ke ko la le li lo ma me mi mo na ne no pa pe ra re ri ro sa se si so ta te ti to va ve vi za zo".split()
-CODAS = ("", "", "n", "r", "s", "l", "m", "x", "t", "d")
+ONSETS = "b c d f g h j k l m n p r s t v w z br ch cl cr dr fl fr gl gr kr pl pr sh sl sp st th tr".split()
+NUCLEI = "a e i o u a e i o ai au ee ei ie oo ou y".split()
+CODAS = "n r s l m x t d k nd rt st ng ck".split()
+WITHOUT_MADE_UP = ("age", "birthday")
 
 
-def has_proper_values(key):
-    """Kinds whose values are names, so that a made-up word can stand in for one."""
-    return KINDS[key].values in (facts.PEOPLE, facts.TOWNS) or key in ("pet_name",)
-
-
-def made_up(rng):
-    return "".join(rng.choice(SYLLABLES) for _ in range(rng.randint(2, 3))).capitalize() + rng.choice(CODAS)
+def made_up(rng, key):
+    """A value that is in no list, so that copying is learnt for every spelling."""
+    kind = KINDS[key]
+    count = 2 if rng.random() < 0.15 else 1
+    made = []
+    for _ in range(count):
+        word = "".join(rng.choice(ONSETS) + rng.choice(NUCLEI) for _ in range(rng.randint(1, 3)))
+        made.append(word + (rng.choice(CODAS) if rng.random() < 0.6 else ""))
+    value = " ".join(made)
+    if key in facts.PROPER or kind.values is KINDS["name"].values or kind.values is KINDS["town"].values:
+        value = value.title()
+    return f"a {value}" if kind.values[0].startswith("a ") else value
 
 
 def is_test_person(told):
@@ -93,6 +102,10 @@ class Style:
     @staticmethod
     def draw(rng):
         return Style(rng.random() < 0.3, rng.random() < 0.25, 0.12 if rng.random() < 0.3 else 0.0)
+
+    def shown(self, value):
+        """How nano repeats a value: in its own spelling if it knows it, else as it was typed."""
+        return value.lower() if self.lower and value not in KNOWN else value
 
     def type(self, rng, text, end):
         text = text.replace("?", "").strip()
@@ -161,8 +174,8 @@ class Talk:
         self.person = Person(Style.draw(rng))
 
     def value(self, key):
-        if has_proper_values(key) and self.rng.random() < self.made_up_rate:
-            return made_up(self.rng)
+        if self.made_up_rate and key not in WITHOUT_MADE_UP and self.rng.random() < self.made_up_rate:
+            return made_up(self.rng, key)
         return self.rng.choice(VALUES[key][self.values])
 
     def draw_facts(self, n, kinds=tuple(KINDS)):
@@ -194,6 +207,7 @@ class Talk:
             text = rng.choice(OPENERS) + text
         if rng.random() < 0.12:
             text += rng.choice(CLOSERS)
+        new = {k: self.person.style.shown(v) for k, v in new.items()}
         self.person.told.update(new)
         return self.person.style.type(rng, text, "!" if rng.random() < 0.1 else "."), acknowledgement(new)
 
@@ -205,7 +219,7 @@ class Talk:
             new = self.value(key)
         pattern = rng.choice(CORRECTIONS_HELD if self.side == TEST else CORRECTIONS)
         text = pattern.format(c=clause(rng, key, new, self.statement_side), old=old)
-        self.person.told[key] = new
+        new = self.person.told[key] = self.person.style.shown(new)
         return self.person.style.type(rng, text, "."), acknowledgement({key: new})
 
     def question(self, key):

@@ -684,6 +684,22 @@ for _r in ("sister", "brother", "mother", "friend"):
     KINDS[f"{_r}_town"] = lives(_r)
 LISTED = tuple(KINDS)[:N_LISTED]
 
+
+def widen():
+    """Adds what the files of wordings/ say: lists that several kinds share stay shared."""
+    for (key, what), fresh in read_wordings(sorted(pathlib.Path(__file__).with_name("wordings").glob("*.txt"))).items():
+        old = getattr(KINDS[key], what)
+        fresh = words(",".join(fresh)) if what == "values" else tuple(fresh)
+        held = {v.removeprefix("!") for v in old if v.startswith("!")} if what == "values" else ()
+        merged = tuple(dict.fromkeys((*old, *(line for line in fresh if line not in held))))
+        for other, kind in KINDS.items():
+            if other == key or what == "values" and kind.values is old and len(old) > 50:
+                KINDS[other] = KINDS[other]._replace(**{what: merged})
+
+
+widen()
+PROPER = ("name", "town", "origin", "country", "pet_name", "language", "vehicle")
+
 # Clauses that tell several facts at once; a value without its article is {kind.bare}.
 COMPOSITES = (
     (("name", "origin"), lines("""

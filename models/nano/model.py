@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 CONFIG = {
-    "hidden_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32,
-    "intermediate_size": 352, "vocab_size": 3072, "rope_theta": 10000.0, "rms_norm_eps": 1e-6, "no_rope_layer_interval": 4,
+    "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 64,
+    "intermediate_size": 352, "vocab_size": 6144, "rope_theta": 10000.0, "rms_norm_eps": 1e-6, "no_rope_layer_interval": 4,
 }
 
 

@@ -3,6 +3,7 @@
 `pieces` gives what chat_template.jinja renders with thinking off; `check_template` proves it.
 """
 
+import json
 import pathlib
 import random
 
@@ -12,7 +13,8 @@ import dialogues
 import facts
 
 FOLDER = pathlib.Path(__file__).resolve().parent
-VOCAB_SIZE = 3072
+VOCAB_SIZE = 6144
+MERGED_SIZE = 1400
 # In SmolLM3's order; ids follow the byte-pair vocabulary. True = special (skipped in decoded text).
 ADDED_TOKENS = {
     "<|begin_of_text|>": True,
@@ -47,35 +49,52 @@ def draw_date(rng):
     return f"{rng.randint(1, 28):02} {rng.choice(MONTHS)} {rng.randint(2024, 2034)}"
 
 
+def byte_symbols(text):
+    """How the byte-level vocabulary spells `text`."""
+    return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)[0][0]
+
+
+def whole_words():
+    """Words that are one token each: of values inside a sentence (also in lower case), of wordings, of values at a message's start."""
+    of = lambda texts: [w for w in dict.fromkeys(w for text in texts for w in text.split()) if w.isalpha()]
+    values = of(value for key in facts.KINDS for value in dialogues.VALUES[key]["all"])
+    wordings = of(text for kind in facts.KINDS.values() for line in (*kind.statements, *kind.questions) for text in facts.expand(line))
+    forms = (values, map(str.lower, values), wordings)
+    return dict.fromkeys([f" {w}" for form in forms for w in form] + [w.capitalize() for w in wordings] + values)
+
+
 def make_tokenizer(seed=20261120, count=20000):
+    """Byte-level BPE on the generator's text; what room is left holds whole words, which no merges make."""
+
     def texts():
         rng = random.Random(seed)
         for _ in range(count):
             if rng.random() < 0.1:
                 yield header(draw_date(rng))
-            for message in dialogues.messages(dialogues.conversation(rng, made_up_rate=0.02)):
+            for message in dialogues.messages(dialogues.conversation(rng, made_up_rate=0.05)):
                 yield message["content"]
-        # Every value as it stands in a sentence, in both ways of typing, so that each of its words is one token.
-        for key in facts.KINDS:
-            for value in dialogues.VALUES[key]["all"]:
-                for _ in range(200):
-                    yield f" {value}. {value.lower()}"
 
-    tokenizer = Tokenizer(models.BPE(ignore_merges=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+    split = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(SPLIT), "isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ])
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = split
     tokenizer.train_from_iterator(
         texts(),
-        trainers.BpeTrainer(
-            vocab_size=VOCAB_SIZE - len(ADDED_TOKENS),
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
+        trainers.BpeTrainer(vocab_size=MERGED_SIZE, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False),
     )
+    bpe = json.loads(tokenizer.to_str())["model"]
+    vocab = bpe["vocab"]
+    room = VOCAB_SIZE - len(ADDED_TOKENS)
+    for word in whole_words():
+        if len(vocab) < room:
+            vocab.setdefault(byte_symbols(word), len(vocab))
+    assert len(vocab) == room, f"{len(vocab)} tokens leave room: raise MERGED_SIZE"
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[tuple(m) for m in bpe["merges"]], ignore_merges=True))
+    tokenizer.pre_tokenizer = split
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     for content, special in ADDED_TOKENS.items():
         token = AddedToken(content, special=special, normalized=False)
         (tokenizer.add_special_tokens if special else tokenizer.add_tokens)([token])

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 import dialogues
 import model
+import muon
 import prompt
 
 
@@ -33,18 +34,24 @@ def batch_of(rows):
 
 
 # Dialogues grow with the level: facts at most, turns at most, share with the system header, share of
-# pure repetition (which teaches copying).
-LEVELS = ((1, 3, 0.0, 0.5), (2, 4, 0.1, 0.1), (4, 7, 0.4, 0.05), (8, 99, 0.85, 0.02))
+# pure repetition (which teaches copying), tokens a step.
+LEVELS = ((1, 3, 0.0, 0.5, 2048), (2, 4, 0.1, 0.1, 2048), (4, 7, 0.4, 0.05, 3072), (8, 99, 0.85, 0.02, 4096))
+# Share of the batches that stays with an earlier level: short dialogues are the cheapest way to meet every wording.
+EARLIER_RATE = 0.4
 LEVEL_UP_LOSS = 0.25
 
 
-def batches(chat, rng, tokens, level):
-    """Endless batches of about `tokens` tokens of dialogues of level()."""
+def batches(chat, rng, level):
+    """Endless batches of dialogues of level(), at times of an earlier one."""
     while True:
-        max_facts, max_turns, header_rate, repeat_rate = LEVELS[level()]
+        now = level()
+        if now > 1 and rng.random() < EARLIER_RATE:
+            now = rng.randint(1, now - 1)
+        max_facts, max_turns, header_rate, repeat_rate, tokens = LEVELS[now]
+        tokens = LEVELS[level()][-1]
         rows = []
         for _ in range(128):
-            turns = dialogues.conversation(rng, max_facts=max_facts, made_up_rate=0.1 if level() < 2 else 0.25, repeat_rate=repeat_rate)[:max_turns]
+            turns = dialogues.conversation(rng, max_facts=max_facts, made_up_rate=0.1 if now < 2 else 0.2, repeat_rate=repeat_rate)[:max_turns]
             rows.append(chat.dialogue(turns, prompt.draw_date(rng) if rng.random() < header_rate else None))
         rows.sort(key=lambda r: len(r[0]))
         groups, group = [], []
@@ -55,6 +62,17 @@ def batches(chat, rng, tokens, level):
             group.append(row)
         rng.shuffle(groups)
         yield from groups
+
+
+@torch.no_grad()
+def share_spellings(nano, tokenizer):
+    """Tokens that differ by case or a leading space alone start close to each other, so that one is soon read for the other."""
+    weight, first = nano.embed_tokens.weight, {}
+    for token, i in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
+        bare = token.removeprefix("Ġ").lower()
+        if len(bare) > 2:
+            weight[i] = 0.8 * weight[first.setdefault(bare, i)] + 0.6 * weight[i] if bare in first else weight[i]
+            first.setdefault(bare, i)
 
 
 @torch.no_grad()
@@ -99,8 +117,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--tokens", type=int, default=4096)
-    parser.add_argument("--lr", type=float, default=0.01)
+    parser.add_argument("--lr", type=float, default=0.005)
     parser.add_argument("--adam-lr", type=float, default=3e-3)
     parser.add_argument("--optimizer", choices=("muon", "adam"), default="muon")
     parser.add_argument("--layers", type=int, default=model.CONFIG["num_hidden_layers"])
@@ -110,6 +127,7 @@ def main():
     parser.add_argument("--eval-every", type=int, default=250)
     parser.add_argument("--eval-cases", type=int, default=100)
     parser.add_argument("--until", type=float, default=0, help="stop this many seconds after the start; the schedule follows the clock")
+    parser.add_argument("--compile", action="store_true", help="fuse the small operations (needs a C++ compiler); a sixth faster")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", type=pathlib.Path, help="a backbone.pt whose weights and tokenizer to go on from, with long dialogues at once")
     parser.add_argument("--seed", type=int, default=1)
@@ -129,12 +147,15 @@ def main():
     nano = model.Nano(config)
     if resumed:
         nano.load_state_dict(resumed["weights"])
+    else:
+        share_spellings(nano, tokenizer)
     print(f"{nano.n_parameters():,} parameters", flush=True)
+    forward = torch.compile(nano.hidden, dynamic=True) if o.compile else nano.hidden
     matrices = [p for p in nano.layers.parameters() if p.dim() == 2]
     others = [p for p in nano.parameters() if not any(p is m for m in matrices)]
     if o.optimizer == "muon":
-        optimizers = [torch.optim.Muon(matrices, lr=o.lr, weight_decay=0.01, momentum=0.95),
-                      torch.optim.AdamW(others, lr=o.adam_lr, betas=(0.9, 0.98), weight_decay=0.0)]
+        optimizers = [muon.Muon(matrices, lr=o.lr, weight_decay=0.01, momentum=0.95),
+                      torch.optim.AdamW(others, lr=o.adam_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
     else:
         optimizers = [torch.optim.AdamW(nano.parameters(), lr=o.adam_lr, betas=(0.9, 0.98), weight_decay=0.01)]
     peaks = [opt.param_groups[0]["lr"] for opt in optimizers]
@@ -145,13 +166,13 @@ def main():
     log.writerow(["step", "seconds", "tokens", "loss", *sets])
     running, n_tokens = 0.0, 0
     level, level_since = (len(LEVELS) - 1 if resumed else 0), 0
-    for rows in batches(chat, random.Random(o.seed), o.tokens, lambda: level):
+    for rows in batches(chat, random.Random(o.seed), lambda: level):
         p = progress()
         factor = min(1.0, (step + 1) / 50) * min(1.0, (1 - p) / 0.5 + 0.01)
         for opt, peak in zip(optimizers, peaks):
             opt.param_groups[0]["lr"] = peak * factor
         ids, scored = batch_of(rows)
-        hidden = nano.hidden(ids)
+        hidden = forward(ids)
         loss = F.cross_entropy(nano.logits(hidden[:, :-1][scored[:, :-1]]), ids[:, 1:][scored[:, :-1]])
         for opt in optimizers:
             opt.zero_grad()

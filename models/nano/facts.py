@@ -1349,9 +1349,10 @@ NEVER_TOLD = lines("""
     what (will I|am I going to) (do|eat|wear|watch) (tomorrow|tonight|next week|this evening)
     what am I (wearing|thinking|doing|holding|eating) (now|right now|)
     what (is|was) (in|inside) my (bag|wallet|pocket|kitchen)
-    what do I (need|want) (to buy|for my birthday|to do today|for dinner|to eat tonight)
+    what do I (need|want) (to buy|for my birthday|to do today|to pack)
     what do I look like
-    what do I have for (breakfast|lunch|dinner)
+    what do I (need|buy) for breakfast
+    what do I (pack|wear) for (work|school)
     what time do I (get up|go to bed|go to work|have dinner|get home)
     when did I (get up|go to bed|eat|start|get home|buy my car|get married|move) (today|yesterday|)
     when (will|do) I (go on holiday|see my friends|get paid|get home)
@@ -1379,7 +1380,7 @@ NEVER_TOLD = lines("""
     !which song makes me happy
     !(what|which) number is on my door
     !when did I last buy shoes
-    !do you remember what I eat for breakfast
+    !do you remember what I buy for breakfast
     !how far is my school
     !what do I wear on holiday
 """)

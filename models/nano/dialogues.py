@@ -46,23 +46,67 @@ KNOWN = {v for of in VALUES.values() for v in of["all"]}
 
 OPENERS = ("by the way, ", "well, ", "oh, ", "so, ", "hi, ", "hello, ", "hi! ", "hello! ", "just so you know, ", "you should know that ",
            "I want to tell you that ", "remember that ", "please remember: ", "also, ", "and ", "did you know that ", "note that ", "ok, ",
-           "I should say that ", "let me tell you: ", "for your information, ", "I think I said that ", "hey, ", "listen, ")
-CLOSERS = (", by the way", ", you know", ", just so you know", ", please remember that", ", remember that", " :)", ", nice to meet you", ", thanks")
+           "I should say that ", "let me tell you: ", "for your information, ", "I think I said that ", "hey, ", "listen, ",
+           "hi nano, ", "hello nano, ", "hey nano, ", "hi there, ", "hello there, ", "hello there! ", "good morning, ", "good evening! ",
+           "hello again, ", "hi again, ", "I'm back, ", "it's me again, ", "nice to meet you, ", "ok so, ", "okay, ", "right, ", "all right, ",
+           "now, ", "oh and ", "ah, ", "yes, ", "well, you see, ", "you know, ", "look, ", "as you may know, ", "one more thing: ", "another thing: ",
+           "a little about me: ", "something about me: ", "a few words about me: ", "fun fact: ", "fyi, ", "btw, ", "btw ", "please note: ",
+           "please keep in mind that ", "keep in mind: ", "don't forget: ", "please don't forget that ", "remember this: ", "remember: ",
+           "for later: ", "so that you know: ", "I forgot to say: ", "I forgot to tell you that ", "I don't think I mentioned it yet, but ",
+           "I have not told you yet, but ", "did I mention that ", "have I told you that ", "I can tell you that ", "you may want to know that ",
+           "let me introduce myself, ", "to be honest, ", "in case you need it, ", "here is something to remember: ", "as I said, ",
+           "can you remember this: ", "please save this: ", "thanks, ", "great, ", "before I forget: ", "it may help you to know that ")
+CLOSERS = (", by the way", ", you know", ", just so you know", ", please remember that", ", remember that", " :)", ", nice to meet you", ", thanks",
+           ", btw", ", ok", ", okay", ", please don't forget", ", don't forget that", ", keep that in mind", ", please keep it in mind",
+           ", in case you need it", ", as I said", ", remember it for later", ", I think I told you", ", to be honest", ", nano", "! nice to meet you",
+           ", thank you", " haha", ". please remember this", ". can you remember that", ". that is all for now")
 ASK_OPENERS = ("so, ", "tell me, ", "now, ", "ok, ", "hey, ", "hi, ", "and ", "please, ", "one question: ", "I forgot: ", "hello! ", "say, ",
-               "nano, ", "by the way, ", "quick question, ", "hmm, ")
-ASK_CLOSERS = (" again", " please", ", please", ", do you know", ", can you tell me", " by the way")
+               "nano, ", "by the way, ", "quick question, ", "hmm, ", "hello, ", "hi nano, ", "hey nano, ", "hello again, ", "hi again, ", "I'm back, ",
+               "good morning, ", "ok so ", "okay, ", "all right, ", "right, ", "well, ", "oh, ", "btw, ", "listen, ", "sorry, ", "just checking: ",
+               "let me check: ", "a quick test: ", "let me test you: ", "quiz: ", "question: ", "another question: ", "one more question: ",
+               "next question: ", "do you remember, ", "if you remember, ", "I can't remember, ", "I don't remember, ", "thanks, ", "great, ",
+               "let's see, ", "now a question: ", "but ")
+ASK_CLOSERS = (" again", " please", ", please", ", do you know", ", can you tell me", " by the way",
+               ", nano", ", thanks", ", thank you", ", if you remember", ", if you know", ", if I may ask", ", just checking", ", I forgot",
+               ", I can't remember", ", please tell me", ", any idea", ", do you remember", " then", ", btw")
 # Before "my name", "where I live", "how old I am": questions of every kind in one wording.
 INDIRECT = ("tell me {x}", "can you tell me {x}", "do you know {x}", "do you remember {x}", "I forgot {x}", "remind me {x}", "do you recall {x}",
             "could you tell me {x}", "please tell me {x}", "I want to know {x}", "what do you know about {x}", "say {x}", "have I told you {x}",
             "did I tell you {x}", "can you remember {x}", "I wonder {x}", "now tell me {x}", "do you still know {x}", "you surely know {x}",
-            "let me hear {x}", "guess {x}", "would you know {x}")
-INDIRECT_HELD = ("I would like to hear {x}", "could you recall {x}", "have you kept in mind {x}", "any idea {x}")
+            "let me hear {x}", "guess {x}", "would you know {x}", "{x}", "{x} again", "and {x}", "remember {x}", "you know {x}", "you know {x}, right",
+            "you remember {x}, don't you", "I am sure you know {x}", "do you still remember {x}", "do you happen to know {x}", "do you happen to remember {x}",
+            "can you still say {x}", "can you say {x}", "can you guess {x}", "could you remind me {x}", "please remind me {x}", "would you tell me {x}",
+            "would you remind me {x}", "will you tell me {x}", "let's see if you know {x}", "let's see if you remember {x}", "let me see if you know {x}",
+            "I bet you don't know {x}", "I hope you remember {x}", "I hope you still know {x}", "I wonder if you know {x}", "I wonder if you remember {x}",
+            "I'd like to know {x}", "I need to know {x}", "I can't remember {x}", "I don't remember {x}", "did I ever tell you {x}",
+            "did I mention {x}", "did I say {x}", "have I mentioned {x}", "what did I tell you about {x}", "what did I say about {x}",
+            "what have I told you about {x}", "what do you remember about {x}", "tell me what you know about {x}", "show me that you know {x}",
+            "any memory of {x}", "is there anything in your memory about {x}", "have you kept a note of {x}", "what is in your mind about {x}",
+            "are you able to tell me {x}", "are you able to remember {x}", "so you know {x}", "just tell me {x}", "write down {x}")
+INDIRECT_HELD = ("I would like to hear {x}", "could you recall {x}", "have you kept in mind {x}", "could you write {x}", "are you sure you remember {x}",
+                 "I hope you can tell me {x}", "will you say {x}")
 INDIRECT_RATE = 0.25
 CORRECTIONS = ("actually, {c}", "actually {c}", "sorry, {c}", "no wait, {c}", "no, {c}", "correction: {c}", "I was wrong, {c}", "{c} now",
                "I made a mistake, {c}", "that has changed: {c}", "I changed my mind, {c}", "I meant to say {c}", "not {old} any more, {c}",
-               "{c}, not {old}", "forget {old}, {c}", "it is no longer {old}: {c}", "things changed, {c}", "let me correct that: {c}", "oops, {c}")
-CORRECTIONS_HELD = ("on second thought, {c}", "I said {old}, but {c}", "scratch that, {c}")
-JOINS = (" and ", ", ", ", and ", ". ", ". ", "; ", ". also, ")
+               "{c}, not {old}", "forget {old}, {c}", "it is no longer {old}: {c}", "things changed, {c}", "let me correct that: {c}", "oops, {c}",
+               "{c} instead", "{c} instead of {old}", "instead of {old}, {c}", "from now on, {c}", "from now on {c}", "{c} from now on", "now {c}",
+               "{c}, actually", "{c}, no longer {old}", "{c} and not {old}", "I meant {c}", "I mean, {c}", "what I meant was: {c}",
+               "what I meant to say is that {c}", "I did not mean {old}, {c}", "wait, {c}", "wait, not {old}, {c}", "wait a second, {c}", "no no, {c}",
+               "no, not {old}, {c}", "not {old}, {c}", "it's not {old}, {c}", "it is not {old} but something else: {c}", "that was wrong, {c}",
+               "that is wrong: {c}", "that's not right, {c}", "{old} is wrong, {c}", "{old} was a mistake, {c}", "{old} is no longer true, {c}",
+               "{old} was true before, but now {c}", "it was {old} before, but now {c}", "it used to be {old}, but now {c}", "sorry, I made a mistake, {c}",
+               "my mistake, {c}", "my bad, {c}", "sorry, my mistake: {c}", "sorry, not {old}, {c}", "I am sorry, {c}", "I have to correct myself: {c}",
+               "let me correct myself, {c}", "please correct that: {c}", "small correction: {c}", "update: {c}", "an update: {c}", "please update this: {c}",
+               "I have news: {c}", "good news, {c}", "something has changed, {c}", "things are different now: {c}", "it's different now, {c}",
+               "please change that: {c}", "please change {old}: {c}", "forget that, {c}", "forget what I said, {c}", "forget what I told you before, {c}",
+               "please forget {old}: {c}", "please forget what I said about {old}, {c}", "scratch {old}, {c}", "I told you something wrong, {c}",
+               "I told you {old}, that was wrong, {c}", "I was wrong about {old}, {c}", "I lied, {c}", "I was joking, {c}", "to be honest, {c}",
+               "in fact, {c}", "well, actually {c}", "oh sorry, {c}", "hmm, no, {c}", "I thought about it again, {c}", "as of today, {c}",
+               "since today {c}", "since Monday {c}", "the right answer is: {c}", "the truth is that {c}", "{c}, sorry", "{c}, I mean", "{c}, I was wrong before")
+CORRECTIONS_HELD = ("on second thought, {c}", "I said {old}, but {c}", "scratch that, {c}", "no longer {old}, as {c}", "I was joking about {old}, {c}",
+                    "oh no, that was a mistake: {c}", "in truth, {c}", "{c}, please forget {old}")
+JOINS = (" and ", " and ", " and ", ", ", ", ", ", and ", ", and ", ". ", ". ", ". ", "; ", ". also, ", " but ", " - ", "! ", ", also ", " and also ", ", plus ",
+         ". and ", ". oh, and ", ". by the way, ", " while ", ". besides, ", ". another thing: ", ". and also, ", " :) ")
 # One of these opens an acknowledgement; the canonical sentences of the facts follow.
 NOTED = "Noted."
 ONSETS = "b c d f g h j k l m n p r s t v w z br ch cl cr dr fl fr gl gr kr pl pr sh sl sp st th tr".split()

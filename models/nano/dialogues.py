@@ -20,8 +20,8 @@ import small_talk
 from facts import KINDS, LISTED
 
 TRAIN, TEST = False, True
-STATEMENTS = {(k, side): facts.split(kind.statements, side) for k, kind in KINDS.items() for side in (TRAIN, TEST)}
-QUESTIONS = {(k, side): facts.split(kind.questions, side) for k, kind in KINDS.items() for side in (TRAIN, TEST)}
+STATEMENTS = {(k, side): facts.SPLITS[k, "statements"][side] for k, kind in KINDS.items() for side in (TRAIN, TEST)}
+QUESTIONS = {(k, side): facts.SPLITS[k, "questions"][side] for k, kind in KINDS.items() for side in (TRAIN, TEST)}
 assert all(STATEMENTS.values()) and all(QUESTIONS.values()), "every kind needs wordings on both sides"
 COMPOSITES = {side: [(kinds, facts.split(wordings, side)) for kinds, wordings in facts.COMPOSITES] for side in (TRAIN, TEST)}
 COMPOSITE_RATE = 0.4

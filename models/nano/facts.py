@@ -7,9 +7,11 @@ A line that starts with `!` is held out: no training text is ever made from it. 
 with `!` is known to the backbone, and no adapter episode ever writes it.
 """
 
+import collections
 import functools
 import pathlib
 import re
+import zlib
 from typing import NamedTuple
 
 
@@ -35,8 +37,15 @@ def expand(wording):
 
 
 def split(wordings, is_held_out):
-    """The wordings of one side, as a list of choices lists."""
+    """The wordings of one side by their `!`, as a list of choices lists."""
     return [expand(w) for w in wordings if w.startswith("!") == is_held_out]
+
+
+# What differs between two relatives' wordings: a wording is held out for all of them or for none.
+RELATION = re.compile(r"\b(sister|brother|mother|father|wife|husband|son|daughter|friend|boss|he|she|his|her|him)\b")
+HELD_OUT_ONE_IN = 9
+# The first wordings of every table are what nearly everybody says: always trained.
+PLAINEST = 8
 
 
 def lines(text):
@@ -858,6 +867,44 @@ def widen():
 
 
 widen()
+
+
+def draw_splits():
+    """{(kind, "statements" | "questions"): (training wordings, held-out wordings)}, each a list of choices lists.
+
+    One wording in HELD_OUT_ONE_IN is held out, those with the smallest hashes whose every word stands in
+    three training wordings at least, of any kind: a word never read could not be understood. The `!` of
+    statements and questions is not looked at: it marks what was written as the oddest of its kind.
+    """
+    bare = lambda line: RELATION.sub("*", line.removeprefix("!"))
+    words_of = functools.cache(lambda line: {w for text in expand(line) for w in re.findall(r"[a-z']+", text.lower().replace("{v}", ""))})
+    tables = {(key, what): tuple(dict.fromkeys(bare(line) for line in getattr(kind, what))) for key, kind in KINDS.items() for what in ("statements", "questions")}
+    count = collections.Counter(w for line in {line for table in tables.values() for line in table} for w in words_of(line))
+    held, kept = set(), set()
+    for table in tables.values():
+        wanted = len(table) // HELD_OUT_ONE_IN - sum((line in held) for line in table)
+        for line in sorted(table[PLAINEST:], key=lambda line: zlib.crc32(line.encode())):
+            if line in held or line in kept:
+                continue
+            if wanted > 0 and all(count[w] > 3 for w in words_of(line)):
+                held.add(line)
+                count.subtract(words_of(line))
+                wanted -= 1
+            else:
+                kept.add(line)
+    splits = {}
+    for key, kind in KINDS.items():
+        for what in ("statements", "questions"):
+            sides = ([], [])
+            for line in getattr(kind, what):
+                sides[bare(line) in held].append(expand(line))
+            trained = {text for options in sides[0] for text in options}
+            unseen = [tuple(text for text in options if text not in trained) for options in sides[1]]
+            splits[key, what] = sides[0], [options for options in unseen if options]
+    return splits
+
+
+SPLITS = draw_splits()
 PROPER = ("name", "town", "origin", "country", "pet_name", "language", "vehicle")
 
 # Clauses that tell several facts at once; a value without its article is {kind.bare}.

@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 
 import torch
+from torch import Tensor
 
 RANK = 8
 
@@ -33,32 +34,51 @@ def pointers(*tensors):
     return [ctypes.c_void_p(t.data_ptr()) for t in tensors]
 
 
-class DeltaScan(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, q, k, v, beta, keep, state):
-        q, k, v, beta, keep = (x.contiguous() for x in (q, k, v, beta, keep))
-        n, t, r = q.shape
-        assert r == RANK
-        states = torch.empty(n, t + 1, r, r)
-        states[:, 0] = state
-        read = torch.empty_like(q)
-        library().delta_scan(ctypes.c_long(n), ctypes.c_long(t), *pointers(q, k, v, beta, keep, states, read))
-        ctx.save_for_backward(q, k, v, beta, keep, states)
-        return read, states[:, -1].clone()
+@torch.library.custom_op("nano::delta_scan", mutates_args=())
+def scan(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, keep: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Reads, the state after the last token, and all states [N, T + 1, r, r]; inputs are contiguous."""
+    n, t, r = q.shape
+    assert r == RANK
+    states = torch.empty(n, t + 1, r, r)
+    states[:, 0] = state
+    read = torch.empty_like(q)
+    library().delta_scan(ctypes.c_long(n), ctypes.c_long(t), *pointers(q, k, v, beta, keep, states, read))
+    return read, states[:, -1].clone(), states
 
-    @staticmethod
-    def backward(ctx, dread, dstate):
-        q, k, v, beta, keep, states = ctx.saved_tensors
-        n, t, r = q.shape
-        g = dstate.contiguous().clone()
-        outs = [torch.empty_like(q) for _ in range(5)]
-        library().delta_scan_gradient(
-            ctypes.c_long(n), ctypes.c_long(t), *pointers(q, k, v, beta, keep, states, dread.contiguous(), g, *outs))
-        return (*outs, g)
+
+@scan.register_fake
+def _(q, k, v, beta, keep, state):
+    n, t, r = q.shape
+    return torch.empty_like(q), torch.empty_like(state), q.new_empty(n, t + 1, r, r)
+
+
+@torch.library.custom_op("nano::delta_scan_gradient", mutates_args=())
+def scan_gradient(q: Tensor, k: Tensor, v: Tensor, beta: Tensor, keep: Tensor, states: Tensor, dread: Tensor, dstate: Tensor) -> list[Tensor]:
+    n, t, _ = q.shape
+    g = dstate.clone()
+    outs = [torch.empty_like(q) for _ in range(5)]
+    library().delta_scan_gradient(ctypes.c_long(n), ctypes.c_long(t), *pointers(q, k, v, beta, keep, states, dread, g, *outs))
+    return [*outs, g]
+
+
+@scan_gradient.register_fake
+def _(q, k, v, beta, keep, states, dread, dstate):
+    return [torch.empty_like(q) for _ in range(5)] + [torch.empty_like(dstate)]
+
+
+def keep_for_gradient(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:5], output[2])
+
+
+def gradient(ctx, dread, dstate, _):
+    return tuple(scan_gradient(*ctx.saved_tensors, dread.contiguous(), dstate.contiguous()))
+
+
+scan.register_autograd(gradient, setup_context=keep_for_gradient)
 
 
 def delta_scan(q, k, v, beta, keep, state):
-    return DeltaScan.apply(q, k, v, beta, keep, state)
+    return scan(*(x.contiguous() for x in (q, k, v, beta, keep, state)))[:2]
 
 
 def check():

@@ -54,11 +54,11 @@ def main():
     if o.adapter:
         adapter = torch.load(o.adapter)
         as_json(o.out / "delta_mem_config.json", adapter["config"])
-        # layers.N.memory_q_proj -> model.layers.N.self_attn.memory_q_proj; rounded to bf16, kept as f32.
+        # layers.N.memory_q_proj -> model.layers.N.self_attn.memory_q_proj; rounded to bf16.
         named = {}
         for k, v in adapter["weights"].items():
             _, layer, name = k.split(".")
-            named[f"model.layers.{layer}.self_attn.{name}"] = v.bfloat16().float().contiguous()
+            named[f"model.layers.{layer}.self_attn.{name}"] = v.bfloat16().contiguous()
         save_file(named, str(o.out / "delta_mem_adapter.safetensors"), metadata={"format": "pt"})
     for path in sorted(o.out.iterdir()):
         print(f"{path.name}: {path.stat().st_size:,} bytes")

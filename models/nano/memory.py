@@ -13,8 +13,8 @@ from torch import nn
 import delta_scan
 
 DELTA_CONFIG = {
-    "rank": 8, "alpha": 16.0, "normalize_qk": True, "couple_lambda": True, "state_update_mode": "standard",
-    "rankwise_gates": True, "num_state_heads": 4, "memory_write_granularity": "token",
+    "rank": 8, "alpha": 16.0, "normalize_qk": True, "couple_lambda": True, "state_update_mode": "no_lambda",
+    "rankwise_gates": True, "num_state_heads": 8, "memory_write_granularity": "token",
     "target_modules": ["self_attn"], "target_layers": [], "delta_heads": ["q", "o"],
 }
 

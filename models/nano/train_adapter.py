@@ -13,6 +13,7 @@ import math
 import pathlib
 import random
 import time
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from tokenizers import Tokenizer
 import dialogues
 import memory
 import model
+import muon
 import prompt
 
 
@@ -72,28 +74,69 @@ class Episodes:
         return ids, marks, spans
 
 
-def draw_episode(rng, episodes, max_facts, n_questions, chat_turns, header_rate):
-    """A told session and questions asked afterwards."""
-    talk = dialogues.Talk(rng, values="adapter", made_up_rate=0.0)
-    n = rng.randint(1, max_facts)
-    turns = dialogues.tell_all(talk, talk.draw_facts(n, dialogues.LISTED if rng.random() < 0.7 else tuple(dialogues.KINDS)), chat_rate=0.0)
-    if rng.random() < 0.2:
-        turns.append(talk.correct(rng.choice(list(talk.person.told))))
-    for _ in range(rng.randint(0, chat_turns)):
-        turns.insert(rng.randint(0, len(turns)), talk.chat())
-    told = list(talk.person.told)
-    questions = []
-    for _ in range(n_questions):
+@dataclass
+class Plan:
+    """What episodes hold at this point of the training."""
+
+    max_facts: int
+    chat_turns: int  # at most, inside the told session
+    later_turns: int  # at most, in a session of its own after it; 0: there is none
+    header_rate: float
+    made_up_rate: float
+    max_asked: int  # questions a row
+
+
+# Share of the training after which a plan holds.
+PLANS = (
+    (0.0, Plan(1, 0, 0, 0.3, 0.0, 3)),
+    (0.1, Plan(2, 2, 0, 0.4, 0.05, 3)),
+    (0.25, Plan(4, 2, 4, 0.5, 0.05, 3)),
+    (0.45, Plan(8, 3, 8, 0.6, 0.08, 3)),
+    (0.75, Plan(8, 4, 16, 0.9, 0.08, 2)),
+)
+
+
+def draw_questions(rng, talk, n):
+    """n turns of a later session: questions about what was told and what was not, and a little chat."""
+    told, turns = list(talk.person.told), []
+    for _ in range(n):
         draw = rng.random()
-        if draw < 0.72:
-            questions.append(talk.ask(rng.choice(told)))
-        elif draw < 0.94:
-            questions.append(talk.ask(rng.choice([k for k in dialogues.KINDS if k not in told])))
+        if draw < 0.66:
+            turns.append(talk.ask(rng.choice(told)))
+        elif draw < 0.70 and len(told) > 1:
+            turns.append(talk.ask(*rng.sample(told, 2)))
+        elif draw < 0.92:
+            turns.append(talk.ask(rng.choice([k for k in dialogues.KINDS if k not in told])))
+        elif draw < 0.96:
+            turns.append(talk.ask_never_told())
         else:
-            questions.append(talk.chat() if rng.random() < 0.5 else talk.ask_never_told())
-    date = prompt.draw_date(rng) if rng.random() < header_rate else None
-    ask_date = prompt.draw_date(rng) if rng.random() < header_rate else None
-    return episodes.row(turns, date), [episodes.row([q], ask_date) for q in questions]
+            turns.append(talk.chat())
+    return turns
+
+
+def draw_episode(rng, episodes, plan, n_rows):
+    """A told session, perhaps a later one (else None), and n_rows sessions of questions."""
+    talk = dialogues.Talk(rng, values="adapter", made_up_rate=plan.made_up_rate)
+    kinds = dialogues.LISTED if rng.random() < 0.7 else tuple(dialogues.KINDS)
+    turns = dialogues.tell_all(talk, talk.draw_facts(rng.randint(1, plan.max_facts), kinds), chat_rate=0.0)
+    if rng.random() < 0.15:
+        turns.append(talk.correct(rng.choice(list(talk.person.told))))
+    for _ in range(rng.randint(0, plan.chat_turns)):
+        turns.insert(rng.randint(0, len(turns)), talk.chat())
+    date = lambda: prompt.draw_date(rng) if rng.random() < plan.header_rate else None
+    later = None
+    if plan.later_turns and rng.random() < 0.5:
+        later_turns = [talk.chat() for _ in range(rng.randint(0, plan.later_turns))]
+        draw = rng.random()
+        if draw < 0.35:
+            later_turns.insert(rng.randint(0, len(later_turns)), talk.correct(rng.choice(list(talk.person.told))))
+        elif draw < 0.6 and len(talk.person.told) < plan.max_facts:
+            free = [k for k in kinds if k not in talk.person.told]
+            later_turns.insert(rng.randint(0, len(later_turns)), talk.tell(talk.draw_facts(1, free)))
+        elif draw < 0.75:
+            later_turns += draw_questions(rng, talk, 1)
+        later = episodes.row(later_turns or [talk.chat()], date())
+    return episodes.row(turns, date()), later, [episodes.row(draw_questions(rng, talk, rng.randint(1, plan.max_asked)), date()) for _ in range(n_rows)]
 
 
 def token_losses(nano, hidden, batch):
@@ -134,6 +177,7 @@ def evaluation_sets(n, seed=11):
         "kept2": cases(2, values="kept"),
         **{f"after{k}": cases(2, values="adapter", n_unrelated=k) for k in (4, 16)},
         "correct2": cases(2, values="adapter", task="correction"),
+        "untold0": cases(0, values="adapter", task="untold"),
         "untold2": cases(2, values="adapter", task="untold"),
     }
 
@@ -142,23 +186,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", type=pathlib.Path, required=True)
     parser.add_argument("--out", type=pathlib.Path, required=True)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--mode", default="standard", choices=("standard", "no_lambda", "free_lambda"))
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--mode", default="no_lambda", choices=("standard", "no_lambda", "free_lambda"))
     parser.add_argument("--granularity", default="token", choices=("token", "message_mean"))
     parser.add_argument("--delta", default="q,o")
     parser.add_argument("--beta-bias", type=float, default=-1.5)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--questions", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=2, help="sessions of questions an episode")
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--optimizer", default="adam", choices=("adam", "muon"))
-    parser.add_argument("--max-facts", type=int, default=8)
-    parser.add_argument("--chat-turns", type=int, default=3)
-    parser.add_argument("--header-rate", type=float, default=0.6)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--until", type=float, default=0)
     parser.add_argument("--eval-every", type=int, default=100)
     parser.add_argument("--eval-cases", type=int, default=100)
     parser.add_argument("--resume", type=pathlib.Path)
+    parser.add_argument("--compile", action="store_true", help="fuse the small operations (needs a C++ compiler)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     o = parser.parse_args()
@@ -181,11 +223,12 @@ def main():
     trained = [p for p in mem.parameters() if p.requires_grad]
     print(f"{sum(p.numel() for p in trained):,} trained parameters", flush=True)
     if o.optimizer == "muon":
-        optimizers = [torch.optim.Muon([p for p in trained if p.dim() == 2], lr=o.lr, weight_decay=0.0),
+        optimizers = [muon.Muon([p for p in trained if p.dim() == 2], lr=o.lr, weight_decay=0.0),
                       torch.optim.AdamW([p for p in trained if p.dim() == 1], lr=4e-3, weight_decay=0.0)]
     else:
         optimizers = [torch.optim.AdamW(trained, lr=o.lr, betas=(0.9, 0.98), weight_decay=0.0)]
     peaks = [opt.param_groups[0]["lr"] for opt in optimizers]
+    run = torch.compile(mem.run, dynamic=True) if o.compile else mem.run
     sets = evaluation_sets(o.eval_cases)
     log = csv.writer((o.out / "adapter.csv").open("w", buffering=1))
     log.writerow(["step", "seconds", "loss_asked", "loss_told", *sets])
@@ -196,15 +239,21 @@ def main():
         p = min(1.0, (time.time() - began) / o.until if o.until else step / o.steps)
         for opt, peak in zip(optimizers, peaks):
             opt.param_groups[0]["lr"] = peak * min(1.0, (step + 1) / 30) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * p)))
-        # One fact first, then two, four and eight.
-        max_facts = o.max_facts if o.resume else min(o.max_facts, 1 if p < 0.12 else 2 if p < 0.3 else 4 if p < 0.6 else 8)
-        drawn = [draw_episode(rng, episodes, max_facts, o.questions, 0 if p < 0.12 and not o.resume else o.chat_turns, o.header_rate) for _ in range(o.batch)]
-        told = Batch([row for row, _ in drawn], o.granularity)
-        hidden, states = mem.run(nano, told.ids, mem.zero_states(o.batch), told.writes)
+        plan = [plan for first, plan in PLANS if p >= first or first == 0.0][-1]
+        drawn = [draw_episode(rng, episodes, plan, o.rows) for _ in range(o.batch)]
+        told = Batch([row for row, _, _ in drawn], o.granularity)
+        hidden, states = run(nano, told.ids, mem.zero_states(o.batch), told.writes)
         loss_told, _ = token_losses(nano, hidden, told)
-        asked = Batch([row for _, rows in drawn for row in rows], o.granularity)
-        states = [s.repeat_interleave(o.questions, 0) for s in states]
-        hidden, _ = mem.run(nano, asked.ids, states, asked.writes)
+        goes_on = [i for i, (_, later, _) in enumerate(drawn) if later]
+        if len(goes_on) > 1:
+            later = Batch([drawn[i][1] for i in goes_on], o.granularity)
+            which = torch.tensor(goes_on)
+            hidden, after = run(nano, later.ids, [s[which] for s in states], later.writes)
+            loss_told = loss_told + token_losses(nano, hidden, later)[0]
+            states = [s.index_copy(0, which, a) for s, a in zip(states, after)]
+        asked = Batch([row for _, _, rows in drawn for row in rows], o.granularity)
+        states = [s.repeat_interleave(o.rows, 0) for s in states]
+        hidden, _ = run(nano, asked.ids, states, asked.writes)
         loss_asked, _ = token_losses(nano, hidden, asked)
         for opt in optimizers:
             opt.zero_grad()

@@ -6,6 +6,7 @@ same dialogues. Three things are held out of training: combinations of facts (a 
 test side when a hash of the values says so), wordings and values marked `!` in facts.py.
 
     dialogues.py backbone --seed 1 --count 1000          {"messages": [{"role", "content"}, …]}
+    dialogues.py cases                             the cases of `deltamem eval nano`
     dialogues.py eval --seed 1 --count 200 --facts 4     {"sessions", "question", "answers", "kind", "n_facts"}
 """
 
@@ -371,6 +372,7 @@ def evaluation_case(rng, n_facts, task="recall", n_unrelated=0, side=TEST, value
     new = talk.draw_facts(n_facts, [k for k in LISTED if VALUES[k][values]])
     turns = tell_all(talk, new, chat_rate=0.0)
     key = rng.choice(list(new)) if new else rng.choice(LISTED)
+    old = talk.person.told.get(key)
     if task == "correction":
         turns.append(talk.correct(key))
     if task == "untold":
@@ -389,25 +391,60 @@ def evaluation_case(rng, n_facts, task="recall", n_unrelated=0, side=TEST, value
         "n_unrelated": n_unrelated,
         "turns": turns,
         "reply": reply,
+        "old": old,
     }
+
+
+# What cases.jsonl holds: (group, facts, unrelated turns, task, values, how many).
+CASES = (
+    *(("recall", n, 0, "recall", "adapter", 200) for n in (1, 2, 4, 8)),
+    ("unrelated", 2, 4, "recall", "adapter", 100),
+    ("unrelated", 2, 16, "recall", "adapter", 100),
+    ("unrelated", 2, 64, "recall", "adapter", 50),
+    ("correction", 2, 0, "correction", "adapter", 200),
+    ("untold", 2, 0, "untold", "adapter", 200),
+    ("values", 2, 0, "recall", "kept", 100),
+)
+
+
+def evaluation_cases(seed):
+    """The lines of cases.jsonl: held-out people and wordings; unrelated turns are a session of their own."""
+    for group, n_facts, n_unrelated, task, values, count in CASES:
+        rng = random.Random(f"{seed} {group} {n_facts} {n_unrelated}")
+        for _ in range(count):
+            case = evaluation_case(rng, n_facts, task, n_unrelated, values=values)
+            told = [user for user, _ in case["turns"]]
+            split = len(told) - n_unrelated
+            # Half of the corrections come in a later session.
+            if task == "correction" and rng.random() < 0.5:
+                split -= 1
+            line = {"group": group, "n_facts": n_facts, "n_unrelated": n_unrelated, "kind": case["kind"],
+                    "sessions": [part for part in (told[:split], told[split:]) if part], "question": case["question"], "answers": case["answers"]}
+            if task == "correction":
+                line["old"] = case["old"]
+            yield line
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("backbone", "eval"))
+    parser.add_argument("what", choices=("backbone", "eval", "cases"))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--facts", type=int, default=2)
     parser.add_argument("--unrelated", type=int, default=0)
     parser.add_argument("--task", choices=("recall", "correction", "untold"), default="recall")
     options = parser.parse_args()
+    if options.what == "cases":
+        for case in evaluation_cases(options.seed):
+            print(json.dumps(case, ensure_ascii=False))
+        return
     rng = random.Random(options.seed)
     for _ in range(options.count):
         if options.what == "backbone":
             print(json.dumps({"messages": messages(conversation(rng))}, ensure_ascii=False))
         else:
             case = evaluation_case(rng, options.facts, options.task, options.unrelated)
-            print(json.dumps({k: v for k, v in case.items() if k not in ("turns", "reply")}, ensure_ascii=False))
+            print(json.dumps({k: v for k, v in case.items() if k not in ("turns", "reply", "old")}, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,451 @@
+#!/usr/bin/env python3
+"""Dialogues of people with nano: who they are, what they tell, ask and correct.
+
+Owns all randomness of the data; the words are in facts.py and small_talk.py. The same seed gives the
+same dialogues. Three things are held out of training: combinations of facts (a person belongs to the
+test side when a hash of the values says so), wordings and values marked `!` in facts.py.
+
+    dialogues.py backbone --seed 1 --count 1000          {"messages": [{"role", "content"}, …]}
+    dialogues.py cases                             the cases of `deltamem eval nano`
+    dialogues.py eval --seed 1 --count 200 --facts 4     {"sessions", "question", "answers", "kind", "n_facts"}
+"""
+
+import argparse
+import json
+import random
+import zlib
+from dataclasses import dataclass, field
+
+import facts
+import small_talk
+from facts import KINDS, LISTED
+
+TRAIN, TEST = False, True
+STATEMENTS = {(k, side): facts.SPLITS[k, "statements"][side] for k, kind in KINDS.items() for side in (TRAIN, TEST)}
+QUESTIONS = {(k, side): facts.SPLITS[k, "questions"][side] for k, kind in KINDS.items() for side in (TRAIN, TEST)}
+assert all(STATEMENTS.values()) and all(QUESTIONS.values()), "every kind needs wordings on both sides"
+COMPOSITES = {side: [(kinds, facts.split(wordings, side)) for kinds, wordings in facts.COMPOSITES] for side in (TRAIN, TEST)}
+COMPOSITE_RATE = 0.4
+NEVER_TOLD = {side: facts.split(facts.NEVER_TOLD, side) for side in (TRAIN, TEST)}
+SMALL_TALK = [(facts.expand(wording), reply) for wording, reply in small_talk.SMALL_TALK]
+# What is untold, as the person would call it: "your name" is "my name"; none for "about a pet".
+THINGS = {
+    k: None if kind.untold.startswith("about") else
+    kind.untold.replace("your", "my").replace("you are", "I am").replace("you", "I") for k, kind in KINDS.items()
+}
+# Common values: every kind's values, those kept from the adapter, and those it may write.
+VALUES = {
+    k: {
+        "all": tuple(v.removeprefix("!") for v in kind.values),
+        "kept": tuple(v.removeprefix("!") for v in kind.values if v.startswith("!")),
+        "adapter": tuple(v for v in kind.values if not v.startswith("!")),
+    }
+    for k, kind in KINDS.items()
+}
+
+KNOWN = {v for of in VALUES.values() for v in of["all"]}
+
+OPENERS = ("by the way, ", "well, ", "oh, ", "so, ", "hi, ", "hello, ", "hi! ", "hello! ", "just so you know, ", "you should know that ",
+           "I want to tell you that ", "remember that ", "please remember: ", "also, ", "and ", "did you know that ", "note that ", "ok, ",
+           "I should say that ", "let me tell you: ", "for your information, ", "I think I said that ", "hey, ", "listen, ",
+           "hi nano, ", "hello nano, ", "hey nano, ", "hi there, ", "hello there, ", "hello there! ", "good morning, ", "good evening! ",
+           "hello again, ", "hi again, ", "I'm back, ", "it's me again, ", "nice to meet you, ", "ok so, ", "okay, ", "right, ", "all right, ",
+           "now, ", "oh and ", "ah, ", "yes, ", "well, you see, ", "you know, ", "look, ", "as you may know, ", "one more thing: ", "another thing: ",
+           "a little about me: ", "something about me: ", "a few words about me: ", "fun fact: ", "fyi, ", "btw, ", "btw ", "please note: ",
+           "please keep in mind that ", "keep in mind: ", "don't forget: ", "please don't forget that ", "remember this: ", "remember: ",
+           "for later: ", "so that you know: ", "I forgot to say: ", "I forgot to tell you that ", "I don't think I mentioned it yet, but ",
+           "I have not told you yet, but ", "did I mention that ", "have I told you that ", "I can tell you that ", "you may want to know that ",
+           "let me introduce myself, ", "to be honest, ", "in case you need it, ", "here is something to remember: ", "as I said, ",
+           "can you remember this: ", "please save this: ", "thanks, ", "great, ", "before I forget: ", "it may help you to know that ")
+CLOSERS = (", by the way", ", you know", ", just so you know", ", please remember that", ", remember that", " :)", ", nice to meet you", ", thanks",
+           ", btw", ", ok", ", okay", ", please don't forget", ", don't forget that", ", keep that in mind", ", please keep it in mind",
+           ", in case you need it", ", as I said", ", remember it for later", ", I think I told you", ", to be honest", ", nano", "! nice to meet you",
+           ", thank you", " haha", ". please remember this", ". can you remember that", ". that is all for now")
+ASK_OPENERS = ("so, ", "tell me, ", "now, ", "ok, ", "hey, ", "hi, ", "and ", "please, ", "one question: ", "I forgot: ", "hello! ", "say, ",
+               "nano, ", "by the way, ", "quick question, ", "hmm, ", "hello, ", "hi nano, ", "hey nano, ", "hello again, ", "hi again, ", "I'm back, ",
+               "good morning, ", "ok so ", "okay, ", "all right, ", "right, ", "well, ", "oh, ", "btw, ", "listen, ", "sorry, ", "just checking: ",
+               "let me check: ", "a quick test: ", "let me test you: ", "quiz: ", "question: ", "another question: ", "one more question: ",
+               "next question: ", "do you remember, ", "if you remember, ", "I can't remember, ", "I don't remember, ", "thanks, ", "great, ",
+               "let's see, ", "now a question: ", "but ")
+ASK_CLOSERS = (" again", " please", ", please", ", do you know", ", can you tell me", " by the way",
+               ", nano", ", thanks", ", thank you", ", if you remember", ", if you know", ", if I may ask", ", just checking", ", I forgot",
+               ", I can't remember", ", please tell me", ", any idea", ", do you remember", " then", ", btw")
+# Before "my name", "where I live", "how old I am": questions of every kind in one wording.
+INDIRECT = ("tell me {x}", "can you tell me {x}", "do you know {x}", "do you remember {x}", "I forgot {x}", "remind me {x}", "do you recall {x}",
+            "could you tell me {x}", "please tell me {x}", "I want to know {x}", "what do you know about {x}", "say {x}", "have I told you {x}",
+            "did I tell you {x}", "can you remember {x}", "I wonder {x}", "now tell me {x}", "do you still know {x}", "you surely know {x}",
+            "let me hear {x}", "guess {x}", "would you know {x}", "{x}", "{x} again", "and {x}", "remember {x}", "you know {x}", "you know {x}, right",
+            "you remember {x}, don't you", "I am sure you know {x}", "do you still remember {x}", "do you happen to know {x}", "do you happen to remember {x}",
+            "can you still say {x}", "can you say {x}", "can you guess {x}", "could you remind me {x}", "please remind me {x}", "would you tell me {x}",
+            "would you remind me {x}", "will you tell me {x}", "let's see if you know {x}", "let's see if you remember {x}", "let me see if you know {x}",
+            "I bet you don't know {x}", "I hope you remember {x}", "I hope you still know {x}", "I wonder if you know {x}", "I wonder if you remember {x}",
+            "I'd like to know {x}", "I need to know {x}", "I can't remember {x}", "I don't remember {x}", "did I ever tell you {x}",
+            "did I mention {x}", "did I say {x}", "have I mentioned {x}", "what did I tell you about {x}", "what did I say about {x}",
+            "what have I told you about {x}", "what do you remember about {x}", "tell me what you know about {x}", "show me that you know {x}",
+            "any memory of {x}", "is there anything in your memory about {x}", "have you kept a note of {x}", "what is in your mind about {x}",
+            "are you able to tell me {x}", "are you able to remember {x}", "so you know {x}", "just tell me {x}", "write down {x}")
+INDIRECT_HELD = ("I would like to hear {x}", "could you recall {x}", "have you kept in mind {x}", "could you write {x}", "are you sure you remember {x}",
+                 "I hope you can tell me {x}", "will you say {x}")
+INDIRECT_RATE = 0.25
+CORRECTIONS = ("actually, {c}", "actually {c}", "sorry, {c}", "no wait, {c}", "no, {c}", "correction: {c}", "I was wrong, {c}", "{c} now",
+               "I made a mistake, {c}", "that has changed: {c}", "I changed my mind, {c}", "I meant to say {c}", "not {old} any more, {c}",
+               "{c}, not {old}", "forget {old}, {c}", "it is no longer {old}: {c}", "things changed, {c}", "let me correct that: {c}", "oops, {c}",
+               "{c} instead", "{c} instead of {old}", "instead of {old}, {c}", "from now on, {c}", "from now on {c}", "{c} from now on", "now {c}",
+               "{c}, actually", "{c}, no longer {old}", "{c} and not {old}", "I meant {c}", "I mean, {c}", "what I meant was: {c}",
+               "what I meant to say is that {c}", "I did not mean {old}, {c}", "wait, {c}", "wait, not {old}, {c}", "wait a second, {c}", "no no, {c}",
+               "no, not {old}, {c}", "not {old}, {c}", "it's not {old}, {c}", "it is not {old} but something else: {c}", "that was wrong, {c}",
+               "that is wrong: {c}", "that's not right, {c}", "{old} is wrong, {c}", "{old} was a mistake, {c}", "{old} is no longer true, {c}",
+               "{old} was true before, but now {c}", "it was {old} before, but now {c}", "it used to be {old}, but now {c}", "sorry, I made a mistake, {c}",
+               "my mistake, {c}", "my bad, {c}", "sorry, my mistake: {c}", "sorry, not {old}, {c}", "I am sorry, {c}", "I have to correct myself: {c}",
+               "let me correct myself, {c}", "please correct that: {c}", "small correction: {c}", "update: {c}", "an update: {c}", "please update this: {c}",
+               "I have news: {c}", "good news, {c}", "something has changed, {c}", "things are different now: {c}", "it's different now, {c}",
+               "please change that: {c}", "please change {old}: {c}", "forget that, {c}", "forget what I said, {c}", "forget what I told you before, {c}",
+               "please forget {old}: {c}", "please forget what I said about {old}, {c}", "scratch {old}, {c}", "I told you something wrong, {c}",
+               "I told you {old}, that was wrong, {c}", "I was wrong about {old}, {c}", "I lied, {c}", "I was joking, {c}", "to be honest, {c}",
+               "in fact, {c}", "well, actually {c}", "oh sorry, {c}", "hmm, no, {c}", "I thought about it again, {c}", "as of today, {c}",
+               "since today {c}", "since Monday {c}", "the right answer is: {c}", "the truth is that {c}", "{c}, sorry", "{c}, I mean", "{c}, I was wrong before")
+CORRECTIONS_HELD = ("on second thought, {c}", "I said {old}, but {c}", "scratch that, {c}", "no longer {old}, as {c}", "I was joking about {old}, {c}",
+                    "oh no, that was a mistake: {c}", "in truth, {c}", "{c}, please forget {old}")
+JOINS = (" and ", " and ", " and ", ", ", ", ", ", and ", ", and ", ". ", ". ", ". ", "; ", ". also, ", " but ", " - ", "! ", ", also ", " and also ", ", plus ",
+         ". and ", ". oh, and ", ". by the way, ", " while ", ". besides, ", ". another thing: ", ". and also, ", " :) ")
+# One of these opens an acknowledgement; the canonical sentences of the facts follow.
+NOTED = "Noted."
+ONSETS = "b c d f g h j k l m n p r s t v w z br ch cl cr dr fl fr gl gr kr pl pr sh sl sp st th tr".split()
+NUCLEI = "a e i o u a e i o ai au ee ei ie oo ou y".split()
+CODAS = "n r s l m x t d k nd rt st ng ck".split()
+WITHOUT_MADE_UP = ("age", "birthday")
+
+
+def made_up(rng, key):
+    """A value that is in no list, so that copying is learnt for every spelling."""
+    kind = KINDS[key]
+    count = 2 if rng.random() < 0.15 else 1
+    made = []
+    for _ in range(count):
+        word = "".join(rng.choice(ONSETS) + rng.choice(NUCLEI) for _ in range(rng.randint(1, 3)))
+        made.append(word + (rng.choice(CODAS) if rng.random() < 0.6 else ""))
+    value = " ".join(made)
+    if key in facts.PROPER or kind.values is KINDS["name"].values or kind.values is KINDS["town"].values:
+        value = value.title()
+    return f"a {value}" if kind.values[0].startswith("a ") else value
+
+
+def is_test_person(told):
+    """A tenth of all combinations of two or more facts; one fact alone is no combination."""
+    text = ";".join(f"{k}={v}" for k, v in sorted(told.items()))
+    return zlib.crc32(text.encode()) % 10 == 0
+
+
+@dataclass
+class Style:
+    """How one person types."""
+
+    lower: bool
+    bare: bool  # no final punctuation, no apostrophes
+    typos: float  # probability per message
+
+    @staticmethod
+    def draw(rng):
+        return Style(rng.random() < 0.3, rng.random() < 0.25, 0.12 if rng.random() < 0.3 else 0.0)
+
+    def shown(self, value):
+        """How nano repeats a value: in its own spelling if it knows it, else as it was typed."""
+        return value.lower() if self.lower and value not in KNOWN else value
+
+    def type(self, rng, text, end):
+        text = text.replace("?", "").strip()
+        text = text[0].upper() + text[1:]
+        for cut in (". ", "! ", "? "):
+            text = cut.join(part[:1].upper() + part[1:] for part in text.split(cut))
+        if not self.bare:
+            text += end if text[-1] not in ".!?)" else ""
+        else:
+            text = text.replace("'", "")
+        if self.lower:
+            text = text.lower()
+        if rng.random() < self.typos:
+            text = typo(rng, text)
+        return text
+
+
+def typo(rng, text):
+    """Drops, doubles or swaps one letter of one lower-case word of four letters or more."""
+    words = text.split(" ")
+    spots = [i for i, w in enumerate(words) if len(w) >= 4 and w.isalpha() and w.islower() and w in PLAIN_WORDS]
+    if not spots:
+        return text
+    i = rng.choice(spots)
+    w = words[i]
+    j = rng.randrange(1, len(w) - 1)
+    words[i] = rng.choice((w[:j] + w[j + 1 :], w[:j] + w[j] + w[j:], w[:j] + w[j + 1] + w[j] + w[j + 2 :]))
+    return " ".join(words)
+
+
+PLAIN_WORDS = {
+    w
+    for kind in KINDS.values()
+    for text in (*kind.statements, *kind.questions)
+    for option in facts.expand(text)
+    for w in option.split()
+} - {w for v in VALUES.values() for text in v["all"] for w in text.lower().split()}
+
+
+def clause(rng, key, value, side):
+    return rng.choice(rng.choice(STATEMENTS[key, side])).replace("{v}", value)
+
+
+def composite(wording, values):
+    for k, v in values.items():
+        wording = wording.replace(f"{{{k}}}", v).replace(f"{{{k}.bare}}", v.removeprefix("a ").removeprefix("an "))
+    return wording
+
+
+@dataclass
+class Person:
+    """The true facts so far, and how the person types."""
+
+    style: Style
+    told: dict = field(default_factory=dict)
+
+
+class Talk:
+    """Draws users' messages and nano's replies. `values` is one of "all", "kept", "adapter"."""
+
+    def __init__(self, rng, side=TRAIN, values="all", made_up_rate=0.0, statement_side=None, question_side=None):
+        self.rng, self.values, self.made_up_rate = rng, values, made_up_rate
+        self.statement_side = side if statement_side is None else statement_side
+        self.question_side = side if question_side is None else question_side
+        self.side = side
+        self.person = Person(Style.draw(rng))
+
+    def value(self, key):
+        if self.made_up_rate and key not in WITHOUT_MADE_UP and self.rng.random() < self.made_up_rate:
+            return made_up(self.rng, key)
+        return self.rng.choice(VALUES[key][self.values])
+
+    def draw_facts(self, n, kinds=tuple(KINDS)):
+        """n facts about the person that belong to this side of the split."""
+        kinds = list(kinds)
+        while True:
+            names = self.rng.sample(kinds, n)
+            # Facts that people tell in one breath stand together more often than by chance.
+            if n > 1 and self.rng.random() < 0.3:
+                together = [k for k in self.rng.choice(facts.COMPOSITES)[0] if k in kinds][:n]
+                names = together + [k for k in names if k not in together][: n - len(together)]
+            picked = {k: self.value(k) for k in names}
+            if n < 2 or is_test_person(picked) == self.side:
+                return picked
+
+    def tell(self, new):
+        """A message that states the facts of `new`, and its acknowledgement."""
+        rng = self.rng
+        parts, left = [], dict(new)
+        for kinds, wordings in COMPOSITES[self.statement_side]:
+            if all(k in left for k in kinds) and rng.random() < COMPOSITE_RATE:
+                parts.append(composite(rng.choice(rng.choice(wordings)), {k: left.pop(k) for k in kinds}))
+        parts += [clause(rng, k, v, self.statement_side) for k, v in left.items()]
+        rng.shuffle(parts)
+        text = parts[0]
+        for part in parts[1:]:
+            text += rng.choice(JOINS) + part
+        if rng.random() < 0.3:
+            text = rng.choice(OPENERS) + text
+        if rng.random() < 0.12:
+            text += rng.choice(CLOSERS)
+        new = {k: self.person.style.shown(v) for k, v in new.items()}
+        self.person.told.update(new)
+        return self.person.style.type(rng, text, "!" if rng.random() < 0.1 else "."), acknowledgement(new)
+
+    def correct(self, key):
+        rng = self.rng
+        old = self.person.told[key]
+        new = old
+        while new == old:
+            new = self.value(key)
+        pattern = rng.choice(CORRECTIONS_HELD if self.side == TEST else CORRECTIONS)
+        text = pattern.format(c=clause(rng, key, new, self.statement_side), old=old)
+        new = self.person.told[key] = self.person.style.shown(new)
+        return self.person.style.type(rng, text, "."), acknowledgement({key: new})
+
+    def question(self, key):
+        thing = THINGS[key]
+        if thing and self.rng.random() < INDIRECT_RATE:
+            return self.rng.choice(INDIRECT_HELD if self.question_side == TEST else INDIRECT).format(x=thing)
+        return self.rng.choice(self.rng.choice(QUESTIONS[key, self.question_side]))
+
+    def ask(self, *keys):
+        """A question about the kinds of `keys`, and the true answer."""
+        rng = self.rng
+        parts = [self.question(k) for k in keys]
+        text = rng.choice((" and ", ", and ", "? ", ", ")).join(parts)
+        if rng.random() < 0.2:
+            text = rng.choice(ASK_OPENERS) + text
+        if rng.random() < 0.1:
+            text += rng.choice(ASK_CLOSERS)
+        return self.person.style.type(rng, text, "?"), " ".join(answer(k, self.person.told.get(k)) for k in keys)
+
+    def ask_never_told(self):
+        rng = self.rng
+        return self.person.style.type(rng, rng.choice(rng.choice(NEVER_TOLD[self.question_side])), "?"), facts.NOT_TOLD_THAT
+
+    def repeat(self):
+        """A list of words to be repeated: teaches copying far sooner than facts alone do."""
+        words = [w for k in self.rng.choices(list(KINDS), k=self.rng.randint(2, 10)) for w in self.value(k).split()]
+        opener = self.rng.choice(("repeat", "repeat after me", "say", "please say", "say this", "please repeat", "can you repeat"))
+        text = opener[0].upper() + opener[1:] + self.rng.choice((": ", " ")) + " ".join(words)
+        return text, "You said: " + " ".join(words)
+
+    def chat(self):
+        wordings, reply = self.rng.choice(SMALL_TALK)
+        return self.person.style.type(self.rng, self.rng.choice(wordings), self.rng.choice((".", "!", "?", ""))), reply
+
+
+def answer(key, value):
+    kind = KINDS[key]
+    return kind.answer.format(v=value) if value else facts.NOT_TOLD.format(thing=kind.untold)
+
+
+def acknowledgement(new):
+    """Repeats what was understood in the very sentences that will answer questions about it."""
+    return " ".join([NOTED, *(answer(k, v) for k, v in new.items())])
+
+
+def told_in_turns(rng, n):
+    """Splits n facts into turns of one to four facts."""
+    sizes = []
+    while n:
+        sizes.append(min(n, rng.choice((1, 1, 1, 2, 2, 3, 4))))
+        n -= sizes[-1]
+    return sizes
+
+
+def tell_all(talk, new, chat_rate=0.25):
+    """(user, assistant) turns that tell all facts of `new`."""
+    turns, items = [], list(new.items())
+    for size in told_in_turns(talk.rng, len(items)):
+        turns.append(talk.tell(dict(items[:size])))
+        items = items[size:]
+        if talk.rng.random() < chat_rate:
+            turns.append(talk.chat())
+    return turns
+
+
+def conversation(rng, max_facts=6, made_up_rate=0.25, repeat_rate=0.03):
+    """One backbone training dialogue as (user, assistant) turns."""
+    talk = Talk(rng, made_up_rate=made_up_rate)
+    if rng.random() < repeat_rate:
+        return [talk.repeat() for _ in range(rng.randint(2, 4))]
+    n = rng.choice([0, 1, 1, 2, 2, 3, 4, max_facts][: 2 + max_facts])
+    turns = [talk.chat()] if rng.random() < 0.2 else []
+    turns += tell_all(talk, talk.draw_facts(n))
+    for _ in range(rng.randint(2, 5)):
+        told = list(talk.person.told)
+        draw = rng.random()
+        if told and draw < 0.5:
+            keys = rng.sample(told, 2) if len(told) > 1 and rng.random() < 0.12 else [rng.choice(told)]
+            turns.append(talk.ask(*keys))
+        elif draw < 0.72:
+            turns.append(talk.ask(rng.choice(list(KINDS))))
+        elif draw < 0.76:
+            turns.append(talk.ask_never_told())
+        elif told and draw < 0.86:
+            key = rng.choice(told)
+            turns.append(talk.correct(key))
+            if rng.random() < 0.6:
+                turns.append(talk.ask(key))
+        else:
+            turns.append(talk.chat())
+    return turns
+
+
+def messages(turns):
+    return [{"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn)]
+
+
+def evaluation_case(rng, n_facts, task="recall", n_unrelated=0, side=TEST, values="all"):
+    """One case: what is told before the context is dropped, and a question about it.
+
+    task: recall | correction | untold. Returns a dict of the --facts format with `turns`, the told
+    turns with the acknowledgements that nano should give.
+    """
+    talk = Talk(rng, side, values)
+    new = talk.draw_facts(n_facts, [k for k in LISTED if VALUES[k][values]])
+    turns = tell_all(talk, new, chat_rate=0.0)
+    key = rng.choice(list(new)) if new else rng.choice(LISTED)
+    old = talk.person.told.get(key)
+    if task == "correction":
+        turns.append(talk.correct(key))
+    if task == "untold":
+        key = rng.choice([k for k in LISTED if k not in new])
+    for _ in range(n_unrelated):
+        turns.append(talk.chat())
+    question, reply = talk.ask(key)
+    value = talk.person.told.get(key)
+    return {
+        "sessions": [[user for user, _ in turns]],
+        "question": question,
+        "answers": [value] if value else ["not told me"],
+        "kind": key,
+        "n_facts": n_facts,
+        "task": task,
+        "n_unrelated": n_unrelated,
+        "turns": turns,
+        "reply": reply,
+        "old": old,
+    }
+
+
+# What cases.jsonl holds: (group, facts, unrelated turns, task, values, how many).
+CASES = (
+    *(("recall", n, 0, "recall", "adapter", 200) for n in (1, 2, 4, 8)),
+    ("unrelated", 2, 4, "recall", "adapter", 100),
+    ("unrelated", 2, 16, "recall", "adapter", 100),
+    ("unrelated", 2, 64, "recall", "adapter", 50),
+    ("correction", 2, 0, "correction", "adapter", 200),
+    ("untold", 2, 0, "untold", "adapter", 200),
+    ("values", 2, 0, "recall", "kept", 100),
+)
+
+
+def evaluation_cases(seed):
+    """The lines of cases.jsonl: held-out people and wordings; unrelated turns are a session of their own."""
+    for group, n_facts, n_unrelated, task, values, count in CASES:
+        rng = random.Random(f"{seed} {group} {n_facts} {n_unrelated}")
+        for _ in range(count):
+            case = evaluation_case(rng, n_facts, task, n_unrelated, values=values)
+            told = [user for user, _ in case["turns"]]
+            split = len(told) - n_unrelated
+            # Half of the corrections come in a later session.
+            if task == "correction" and rng.random() < 0.5:
+                split -= 1
+            line = {"group": group, "n_facts": n_facts, "n_unrelated": n_unrelated, "kind": case["kind"],
+                    "sessions": [part for part in (told[:split], told[split:]) if part], "question": case["question"], "answers": case["answers"]}
+            if task == "correction":
+                line["old"] = case["old"]
+            yield line
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("backbone", "eval", "cases"))
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--facts", type=int, default=2)
+    parser.add_argument("--unrelated", type=int, default=0)
+    parser.add_argument("--task", choices=("recall", "correction", "untold"), default="recall")
+    options = parser.parse_args()
+    if options.what == "cases":
+        for case in evaluation_cases(options.seed):
+            print(json.dumps(case, ensure_ascii=False))
+        return
+    rng = random.Random(options.seed)
+    for _ in range(options.count):
+        if options.what == "backbone":
+            print(json.dumps({"messages": messages(conversation(rng))}, ensure_ascii=False))
+        else:
+            case = evaluation_case(rng, options.facts, options.task, options.unrelated)
+            print(json.dumps({k: v for k, v in case.items() if k not in ("turns", "reply", "old")}, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -48,8 +48,6 @@ enum Command {
     Eval(eval::EvalOptions),
     /// Look at, export, import and forget stored memories
     Memory(memory::MemoryOptions),
-    /// Find out what a model and its memory can do
-    Eval(eval::EvalOptions),
 }
 
 /// A mistake in how the program was called that clap cannot see.
@@ -69,7 +67,6 @@ pub fn main() -> ExitCode {
         Command::Probe(options) => probe::run(&options),
         Command::Eval(options) => eval::run(&options),
         Command::Memory(options) => memory::run(&options),
-        Command::Eval(options) => eval::run(&options),
     };
     match result {
         Ok(code) => code,

@@ -30,12 +30,13 @@ const MAX_PARAMETERS_FOR_THREADS: u64 = 50_000_000;
 /// What to measure.
 #[derive(Args)]
 pub struct NanoOptions {
-    /// Cases of your own, one JSON object a line: {"sessions": [["message", …], …], "question": "…",
-    /// "answers": ["…"]}
+    /// Cases of your own: one JSON object a line with `sessions` (lists of messages), `question` and
+    /// `answers`
     ///
-    /// A case counts when an answer stands in the reply as whole words, in upper or lower case. Every
-    /// session begins with an empty context, and so does the question.
-    #[arg(long, value_name = "FILE", verbatim_doc_comment)]
+    /// For instance: {"sessions": [["I live in Oslo."]], "question": "Where do I live?", "answers":
+    /// ["Oslo"]}. Each session begins with an empty context, and so does the question. A case counts
+    /// when an answer stands in the reply as whole words, in upper or lower case.
+    #[arg(long, value_name = "FILE")]
     facts: Option<PathBuf>,
     /// At most N cases of each measurement (of the file, with --facts)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -52,8 +53,8 @@ pub struct NanoOptions {
     /// The day that the model is told it is
     #[arg(long, value_name = "YYYY-MM-DD", default_value = "2026-12-01")]
     date: CivilDate,
-    /// With --cpu: cases that run side by side, each with a copy of the model
-    /// [default: one a core, or 1 for a model of more than 50 million weights]
+    /// Cases that run side by side with --cpu, each with a copy of the model [default: one a core; 1
+    /// for a model of more than 50 million weights]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     threads: Option<u32>,
     #[command(flatten)]

@@ -13,6 +13,7 @@ test side when a hash of the values says so), wordings and values marked `!` in 
 import argparse
 import json
 import random
+import re
 import zlib
 from dataclasses import dataclass, field
 
@@ -26,6 +27,7 @@ QUESTIONS = {(k, side): facts.SPLITS[k, "questions"][side] for k, kind in KINDS.
 assert all(STATEMENTS.values()) and all(QUESTIONS.values()), "every kind needs wordings on both sides"
 COMPOSITES = {side: [(kinds, facts.split(wordings, side)) for kinds, wordings in facts.COMPOSITES] for side in (TRAIN, TEST)}
 COMPOSITE_RATE = 0.4
+NOISE = 0.2
 NEVER_TOLD = {side: facts.split(facts.NEVER_TOLD, side) for side in (TRAIN, TEST)}
 SMALL_TALK = [(facts.expand(wording), reply) for wording, reply in small_talk.SMALL_TALK]
 # What is untold, as the person would call it: "your name" is "my name"; none for "about a pet".
@@ -190,8 +192,22 @@ PLAIN_WORDS = {
 } - {w for v in VALUES.values() for text in v["all"] for w in text.lower().split()}
 
 
-def clause(rng, key, value, side):
-    return rng.choice(rng.choice(STATEMENTS[key, side])).replace("{v}", value)
+def noisy(rng, wording, rate):
+    """At that rate, a wording that lost or changed a few of its words: no single word may decide what is meant."""
+    if rng.random() >= rate:
+        return wording
+    words = []
+    for word in wording.split():
+        draw = rng.random()
+        if "{" in word or draw > 0.2 or facts.RELATION.search(word):
+            words.append(word)
+        elif draw < 0.06:
+            words.append(rng.choice(FILLERS))
+    return " ".join(words) if len(words) > 1 else wording
+
+
+def clause(rng, key, value, side, noise=0.0):
+    return noisy(rng, rng.choice(rng.choice(STATEMENTS[key, side])), noise).replace("{v}", value)
 
 
 def composite(wording, values):
@@ -208,14 +224,17 @@ class Person:
     told: dict = field(default_factory=dict)
 
 
+FILLERS = sorted(PLAIN_WORDS)
+
+
 class Talk:
     """Draws users' messages and nano's replies. `values` is one of "all", "kept", "adapter"."""
 
-    def __init__(self, rng, side=TRAIN, values="all", made_up_rate=0.0, statement_side=None, question_side=None):
+    def __init__(self, rng, side=TRAIN, values="all", made_up_rate=0.0, statement_side=None, question_side=None, noise=0.0):
         self.rng, self.values, self.made_up_rate = rng, values, made_up_rate
         self.statement_side = side if statement_side is None else statement_side
         self.question_side = side if question_side is None else question_side
-        self.side = side
+        self.side, self.noise = side, noise
         self.person = Person(Style.draw(rng))
 
     def value(self, key):
@@ -239,15 +258,19 @@ class Talk:
     def tell(self, new):
         """A message that states the facts of `new`, and its acknowledgement."""
         rng = self.rng
+        # Clauses, each with the kinds that it tells in their order.
         parts, left = [], dict(new)
         for kinds, wordings in COMPOSITES[self.statement_side]:
             if all(k in left for k in kinds) and rng.random() < COMPOSITE_RATE:
-                parts.append(composite(rng.choice(rng.choice(wordings)), {k: left.pop(k) for k in kinds}))
-        parts += [clause(rng, k, v, self.statement_side) for k, v in left.items()]
+                wording = rng.choice(rng.choice(wordings))
+                order = sorted(kinds, key=lambda k: re.search(rf"{{{k}[.}}]", wording).start())
+                parts.append((composite(wording, {k: left.pop(k) for k in kinds}), order))
+        parts += [(clause(rng, k, v, self.statement_side, self.noise), [k]) for k, v in left.items()]
         rng.shuffle(parts)
-        text = parts[0]
-        for part in parts[1:]:
+        text = parts[0][0]
+        for part, _ in parts[1:]:
             text += rng.choice(JOINS) + part
+        new = {k: new[k] for _, kinds in parts for k in kinds}
         if rng.random() < 0.3:
             text = rng.choice(OPENERS) + text
         if rng.random() < 0.12:
@@ -263,7 +286,7 @@ class Talk:
         while new == old:
             new = self.value(key)
         pattern = rng.choice(CORRECTIONS_HELD if self.side == TEST else CORRECTIONS)
-        text = pattern.format(c=clause(rng, key, new, self.statement_side), old=old)
+        text = pattern.format(c=clause(rng, key, new, self.statement_side, self.noise), old=old)
         new = self.person.told[key] = self.person.style.shown(new)
         return self.person.style.type(rng, text, "."), acknowledgement({key: new})
 
@@ -271,7 +294,7 @@ class Talk:
         thing = THINGS[key]
         if thing and self.rng.random() < INDIRECT_RATE:
             return self.rng.choice(INDIRECT_HELD if self.question_side == TEST else INDIRECT).format(x=thing)
-        return self.rng.choice(self.rng.choice(QUESTIONS[key, self.question_side]))
+        return noisy(self.rng, self.rng.choice(self.rng.choice(QUESTIONS[key, self.question_side])), self.noise)
 
     def ask(self, *keys):
         """A question about the kinds of `keys`, and the true answer."""
@@ -330,9 +353,9 @@ def tell_all(talk, new, chat_rate=0.25):
     return turns
 
 
-def conversation(rng, max_facts=6, made_up_rate=0.25, repeat_rate=0.03):
+def conversation(rng, max_facts=6, made_up_rate=0.25, repeat_rate=0.03, noise=NOISE):
     """One backbone training dialogue as (user, assistant) turns."""
-    talk = Talk(rng, made_up_rate=made_up_rate)
+    talk = Talk(rng, made_up_rate=made_up_rate, noise=noise)
     if rng.random() < repeat_rate:
         return [talk.repeat() for _ in range(rng.randint(2, 4))]
     n = rng.choice([0, 1, 1, 2, 2, 3, 4, max_facts][: 2 + max_facts])

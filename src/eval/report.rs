@@ -65,6 +65,7 @@ pub struct Counts {
     /// By the number of turns.
     pub after_unrelated: BTreeMap<usize, usize>,
     pub correction: usize,
+    pub untold: usize,
     pub leak: usize,
     pub values_never_written: usize,
 }
@@ -78,6 +79,8 @@ pub struct NanoReport {
     pub after_unrelated: BTreeMap<usize, Option<f64>>,
     /// The new value stands in the reply and the old one does not.
     pub correction: Option<f64>,
+    /// The reply says that it was not told, which is true, though the memory holds other facts.
+    pub untold: Option<f64>,
     /// Replies with a value that only another profile was told.
     pub leak: usize,
     /// Recall of values that the adapter's training never wrote.
@@ -92,7 +95,7 @@ impl NanoReport {
     pub fn new(cases: &[NanoCase], replies: &[NanoReplies]) -> NanoReport {
         let mut recall: BTreeMap<usize, [Share; 3]> = BTreeMap::new();
         let mut unrelated: BTreeMap<usize, Share> = BTreeMap::new();
-        let (mut correction, mut values, mut leak) = Default::default();
+        let (mut correction, mut untold, mut values, mut leak) = Default::default();
         let mut misses = Vec::new();
         for (case, replies) in cases.iter().zip(replies) {
             let answers = &case.case.answers;
@@ -118,6 +121,10 @@ impl NanoReport {
                 Group::Correction => {
                     Share::count(&mut correction, is_hit);
                     "correction".to_string()
+                }
+                Group::Untold => {
+                    Share::count(&mut untold, is_hit);
+                    "untold".to_string()
                 }
                 Group::Values => {
                     Share::count(&mut values, is_hit);
@@ -159,12 +166,14 @@ impl NanoReport {
                 recall: recall.iter().map(|(&n_facts, [on, ..])| (n_facts, on.n)).collect(),
                 after_unrelated: unrelated.iter().map(|(&turns, share)| (turns, share.n)).collect(),
                 correction: correction.n,
+                untold: untold.n,
                 leak: leak.n,
                 values_never_written: values.n,
             },
             recall: recall.into_iter().map(|(n_facts, row)| (n_facts, shares(row))).collect(),
             after_unrelated: unrelated.into_iter().map(|(k, share)| (k, share.value())).collect(),
             correction: correction.value(),
+            untold: untold.value(),
             leak: leak.n_hits,
             values_never_written: values.value(),
             misses,

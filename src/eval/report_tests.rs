@@ -38,7 +38,9 @@ fn controlled(memory_on: &str, off: &str, in_context: &str, other: &str) -> Nano
 
 #[test]
 fn everything_is_counted_where_it_belongs() {
-    use Group::{Correction, Recall, Unrelated, Values};
+    use Group::{Correction, Recall, Unrelated, Untold, Values};
+    let mut untold = case(Untold, 2, 0);
+    untold.case.answers = vec![NOT_TOLD.into()];
     let (cases, replies): (Vec<_>, Vec<_>) = [
         (case(Recall, 1, 0), controlled(HIT, NOT, HIT, NOT)),
         (case(Recall, 1, 0), controlled(NOT, HIT, NOT, HIT)),
@@ -48,6 +50,8 @@ fn everything_is_counted_where_it_belongs() {
         (case(Unrelated, 2, 64), replies(NOT)),
         (case(Correction, 1, 0), replies(HIT)),
         (case(Correction, 1, 0), replies("You live in Lisbon, no, in Porto.")),
+        (untold.clone(), replies(NOT)),
+        (untold, replies(HIT)),
         (case(Values, 1, 0), replies(HIT)),
     ]
     .into_iter()
@@ -60,12 +64,14 @@ fn everything_is_counted_where_it_belongs() {
             "recall": { "1": row(0.5, 0.5, 0.5), "2": row(1.0, 1.0, 1.0) },
             "after_unrelated": { "0": 1.0, "16": 0.5, "64": 0.0 },
             "correction": 0.5,
+            "untold": 0.5,
             "leak": 1,
             "values_never_written": 1.0,
             "n": {
                 "recall": { "1": 2, "2": 1 },
                 "after_unrelated": { "0": 1, "16": 2, "64": 1 },
                 "correction": 2,
+                "untold": 2,
                 "leak": 3,
                 "values_never_written": 1,
             },
@@ -83,6 +89,7 @@ fn everything_is_counted_where_it_belongs() {
             "after 16 turns",
             "after 64 turns",
             "correction",
+            "untold",
         ]
     );
     assert_eq!(report.misses[0].reply, NOT);

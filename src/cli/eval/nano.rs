@@ -261,6 +261,7 @@ fn other_rows(report: &Value) -> Vec<Vec<String>> {
     }
     for (name, key) in [
         ("new value, and not the old one, after a correction", "correction"),
+        ("says it was not told, with other facts in the memory", "untold"),
         ("values that the adapter's training never wrote", "values_never_written"),
     ] {
         rows.push(vec![name.into(), share(&report[key]), n[key].to_string()]);

@@ -1,0 +1,237 @@
+//! The δ rule over a whole sequence at once, differentiable. SPEC.md section 2, "read" and "write",
+//! rearranged so that nothing runs token by token.
+//!
+//! Rows of a state do not depend on each other. With s the row i of S before a chunk of C tokens and
+//! D_t the product of its keep factors up to token t, every write in the chunk is
+//!
+//! ```text
+//! s_t = D_t·s + Σ_{j≤t} (D_t/D_j)·u_j·k_j        u_t = write_t·v_t − erase_t·(k_t·s_{t−1})
+//! ```
+//!
+//! and inserting the first into the second gives a triangular system (I + L)·u = U0 − U1·s with
+//! L[t,j] = erase_t·(D_{t−1}/D_j)·(k_t·k_j) for j < t. L is nilpotent, so its inverse is the finite
+//! product (I − L)(I + L²)(I + L⁴)…. So a chunk maps s to A·s + b, reads are R0 + R1·s, and the maps
+//! of all chunks are composed in log₂ rounds. Decays enter as differences of logarithms, none of
+//! them positive: nothing overflows, however far a state forgets.
+
+use burn_tensor::{Device, Tensor, TensorData, s};
+
+/// Tokens a chunk; the work a token grows with it, the number of chunk maps shrinks.
+pub(super) const CHUNK: usize = 8;
+/// Stands for −∞ in exponents that must give 0.
+const NEVER: f32 = -1e9;
+
+/// What the memory needs of each token; all `[B, H_s, T, r]`.
+#[derive(Clone)]
+pub(super) struct Projected {
+    pub q: Tensor<4>,
+    pub k: Tensor<4>,
+    pub v: Tensor<4>,
+    /// ln of the factor of the old state, by value row.
+    pub log_keep: Tensor<4>,
+    /// Factor of what the state predicts for k.
+    pub erase: Tensor<4>,
+    /// Factor of v.
+    pub write: Tensor<4>,
+}
+
+impl Projected {
+    /// Tokens whose mask is 0 write nothing and leave the state as it is. `mask` `[B, 1, T, 1]`
+    pub fn masked(self, mask: &Tensor<4>) -> Projected {
+        Projected {
+            log_keep: self.log_keep * mask.clone(),
+            erase: self.erase * mask.clone(),
+            write: self.write * mask.clone(),
+            ..self
+        }
+    }
+
+    fn tokens(&self, range: std::ops::Range<usize>) -> Projected {
+        let cut = |x: &Tensor<4>| x.clone().slice(s![.., .., range.clone(), ..]);
+        Projected {
+            q: cut(&self.q),
+            k: cut(&self.k),
+            v: cut(&self.v),
+            log_keep: cut(&self.log_keep),
+            erase: cut(&self.erase),
+            write: cut(&self.write),
+        }
+    }
+}
+
+/// ρ = S·q for each token from one state; `state` `[B, H_s, r, r]`, `q` and result
+/// `[B, H_s, T, r]`.
+pub(super) fn read(state: Tensor<4>, q: Tensor<4>) -> Tensor<4> {
+    q.matmul(state.swap_dims(2, 3))
+}
+
+/// Each token reads, then writes: reads `[B, H_s, T, r]` and the state `[B, H_s, r, r]` after the
+/// last. With `truncate_tokens` no gradient passes from a token to one that many tokens earlier, nor
+/// from the first to the state given.
+pub(super) fn scan(
+    mut state: Tensor<4>,
+    projected: &Projected,
+    truncate_tokens: Option<usize>,
+) -> (Tensor<4>, Tensor<4>) {
+    let n_tokens = projected.q.dims()[2];
+    let Some(segment) = truncate_tokens.filter(|&n| n < n_tokens) else {
+        return scan_whole(state, projected.clone());
+    };
+    let mut reads = Vec::new();
+    for start in (0..n_tokens).step_by(segment) {
+        let part = projected.tokens(start..n_tokens.min(start + segment));
+        let (read, next) = scan_whole(state.detach(), part);
+        reads.push(read);
+        state = next;
+    }
+    (Tensor::cat(reads, 2), state)
+}
+
+fn scan_whole(state: Tensor<4>, projected: Projected) -> (Tensor<4>, Tensor<4>) {
+    let [n_batch, n_heads, n_tokens, rank] = projected.q.dims();
+    let n = n_batch * n_heads;
+    let device = state.device();
+    let chunk = CHUNK.min(n_tokens);
+    let n_chunks = n_tokens.div_ceil(chunk);
+    // All zero: writes nothing, keeps everything (ln 1 = 0).
+    let n_padding = n_chunks * chunk - n_tokens;
+    let padded = |x: Tensor<4>| match n_padding {
+        0 => x,
+        _ => {
+            let zeros = Tensor::zeros([n_batch, n_heads, n_padding, rank], &device);
+            Tensor::cat(vec![x, zeros], 2)
+        }
+    };
+    // Shared by all rows: [n, 1, chunks, C, r]
+    let tokens = |x: Tensor<4>| padded(x).reshape([n, 1, n_chunks, chunk, rank]);
+    // One value a row i: [n, i, chunks, C]
+    let rows = |x: Tensor<4>| {
+        let x: Tensor<4> = padded(x).reshape([n, n_chunks, chunk, rank]);
+        x.permute([0, 3, 1, 2])
+    };
+    let (q, k) = (tokens(projected.q), tokens(projected.k));
+    let log_keep = rows(projected.log_keep);
+    let (erase, write) = (rows(projected.erase), rows(projected.write));
+    let written = write * rows(projected.v);
+
+    // ln D_t and ln D_{t−1}: [n, i, chunks, C]
+    let log_decay = log_keep.clone().matmul(upper_ones(chunk, &device));
+    let log_before = log_decay.clone() - log_keep;
+    // D_{t−1}/D_j for j < t, else 0: [n, i, chunks, C(t), C(j)]
+    let ratio: Tensor<5> = log_before.clone().unsqueeze_dim::<5>(4)
+        - log_decay.clone().unsqueeze_dim::<5>(3)
+        + strictly_lower(chunk, &device);
+    let ratio = ratio.exp();
+    let keys_t = k.clone().swap_dims(3, 4);
+    let l = ratio.clone() * k.clone().matmul(keys_t.clone()) * erase.clone().unsqueeze_dim::<5>(4);
+    let inverse = unit_lower_inverse(l, chunk, &device);
+
+    // u = U·[s, 1]: [n, i, chunks, C, r + 1]
+    let before = log_before.exp();
+    let u = Tensor::cat(
+        vec![
+            (erase * before.clone()).unsqueeze_dim::<5>(4).neg() * k.clone(),
+            written.unsqueeze_dim::<5>(4),
+        ],
+        4,
+    );
+    let u = inverse.matmul(u);
+    // Reads are R·[s, 1], alike.
+    let own = Tensor::cat(
+        vec![
+            before.unsqueeze_dim::<5>(4) * q.clone(),
+            Tensor::zeros([n, rank, n_chunks, chunk, 1], &device),
+        ],
+        4,
+    );
+    let r = own + (ratio * q.matmul(keys_t)).matmul(u.clone());
+
+    // The state after a chunk, M·[s, 1]: [n, i, chunks, r + 1, r + 1], last row 0 … 0 1
+    let last: Tensor<4> = log_decay.clone().slice(s![.., .., .., chunk - 1..]);
+    let until_end = (last.clone() - log_decay).exp().unsqueeze_dim::<5>(4);
+    let top = (k * until_end).swap_dims(3, 4).matmul(u)
+        + last.exp().unsqueeze_dim::<5>(4) * identity_beside_zero(rank, &device);
+    let bottom = unit_row(rank, &device).expand([n, rank, n_chunks, 1, rank + 1]);
+    let maps = compose_prefixes(Tensor::cat(vec![top, bottom], 3));
+
+    // [s, 1] before the first chunk, then before each: [n, i, chunks, r + 1, 1]
+    let first = Tensor::cat(
+        vec![
+            state.reshape([n, rank, 1, rank, 1]),
+            Tensor::ones([n, rank, 1, 1, 1], &device),
+        ],
+        3,
+    );
+    let after = maps.matmul(first.clone());
+    let end = after.clone().slice(s![.., .., n_chunks - 1.., 0..rank, ..]);
+    let starts = match n_chunks {
+        1 => first,
+        _ => Tensor::cat(vec![first, after.slice(s![.., .., 0..n_chunks - 1, .., ..])], 2),
+    };
+    let reads: Tensor<3> = r.matmul(starts).reshape([n, rank, n_chunks * chunk]);
+    let reads = reads
+        .slice(s![.., .., 0..n_tokens])
+        .swap_dims(1, 2)
+        .reshape([n_batch, n_heads, n_tokens, rank]);
+    (reads, end.reshape([n_batch, n_heads, rank, rank]))
+}
+
+/// (I + L)⁻¹ of strictly lower triangular L `[…, C, C]`.
+fn unit_lower_inverse(l: Tensor<5>, size: usize, device: &Device) -> Tensor<5> {
+    let identity: Tensor<5> = Tensor::<2>::eye(size, device).reshape([1, 1, 1, size, size]);
+    let mut inverse = identity - l.clone();
+    let mut power = l;
+    let mut exponent = 1;
+    while 2 * exponent < size {
+        exponent *= 2;
+        power = power.clone().matmul(power);
+        inverse = inverse.clone() + inverse.matmul(power.clone());
+    }
+    inverse
+}
+
+/// M_c·…·M_1·M_0 for each c, along dimension 2 (Hillis and Steele's scan).
+fn compose_prefixes(mut maps: Tensor<5>) -> Tensor<5> {
+    let n = maps.dims()[2];
+    let mut offset = 1;
+    while offset < n {
+        let done = maps.clone().slice(s![.., .., 0..offset, .., ..]);
+        let later = maps.clone().slice(s![.., .., offset.., .., ..]);
+        let earlier = maps.slice(s![.., .., 0..n - offset, .., ..]);
+        maps = Tensor::cat(vec![done, later.matmul(earlier)], 2);
+        offset *= 2;
+    }
+    maps
+}
+
+/// 1 where row ≤ column, so that x·U is the running sum of x. `[1, 1, C, C]`
+fn upper_ones(size: usize, device: &Device) -> Tensor<4> {
+    constant(size, |row, column| if row <= column { 1.0 } else { 0.0 }, device)
+        .reshape([1, 1, size, size])
+}
+
+/// 0 where row > column, else [`NEVER`]. `[1, 1, 1, C, C]`
+fn strictly_lower(size: usize, device: &Device) -> Tensor<5> {
+    constant(size, |row, column| if row > column { 0.0 } else { NEVER }, device)
+        .reshape([1, 1, 1, size, size])
+}
+
+fn constant(size: usize, value: impl Fn(usize, usize) -> f32, device: &Device) -> Tensor<2> {
+    let value = &value;
+    let values = (0..size).flat_map(|row| (0..size).map(move |column| value(row, column)));
+    Tensor::from_data(TensorData::new(values.collect::<Vec<f32>>(), [size, size]), device)
+}
+
+/// The identity with a column of zeros after it, `[1, 1, 1, r, r + 1]`.
+fn identity_beside_zero(rank: usize, device: &Device) -> Tensor<5> {
+    let identity = Tensor::<2>::eye(rank, device);
+    let beside = Tensor::cat(vec![identity, Tensor::zeros([rank, 1], device)], 1);
+    beside.reshape([1, 1, 1, rank, rank + 1])
+}
+
+/// 0 … 0 1, `[1, 1, 1, 1, r + 1]`
+fn unit_row(rank: usize, device: &Device) -> Tensor<5> {
+    let mut row = vec![0.0f32; rank + 1];
+    row[rank] = 1.0;
+    Tensor::<1>::from_data(TensorData::new(row, [rank + 1]), device).reshape([1, 1, 1, 1, rank + 1])
+}

@@ -15,6 +15,8 @@ mod output;
 mod probe;
 mod replay;
 mod talk;
+#[cfg(feature = "train")]
+mod train;
 
 use clap::{Parser, Subcommand};
 use output::note;
@@ -45,6 +47,9 @@ enum Command {
     Probe(probe::ProbeOptions),
     /// Look at, export, import and forget stored memories
     Memory(memory::MemoryOptions),
+    /// Train a δ-mem adapter for a model
+    #[cfg(feature = "train")]
+    Train(train::TrainOptions),
 }
 
 /// A mistake in how the program was called that clap cannot see.
@@ -63,6 +68,8 @@ pub fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::Probe(options) => probe::run(&options),
         Command::Memory(options) => memory::run(&options),
+        #[cfg(feature = "train")]
+        Command::Train(options) => train::run(&options),
     };
     match result {
         Ok(code) => code,

@@ -180,7 +180,8 @@ fn initial_values(
         (0..n).map(|_| bound * (random.next_u32() as f32 / 2f32.powi(31) - 1.0)).collect()
     };
     let part = name.rsplit('.').next().unwrap_or(name);
-    let head = DeltaHead::ALL.into_iter().find(|head| part == format!("delta_{}_proj", head.name()));
+    let head =
+        DeltaHead::ALL.into_iter().find(|head| part == format!("delta_{}_proj", head.name()));
     Ok(match (part, head) {
         ("memory_q_proj" | "memory_k_proj" | "memory_v_proj", _) => uniform(shape[1], 1.0),
         ("beta_bias", _) => vec![init.beta_bias; n],

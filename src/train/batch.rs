@@ -32,12 +32,16 @@ pub struct CallBatch {
 }
 
 /// As [`WritePlan`], for all episodes of a batch.
+#[expect(clippy::large_enum_variant, reason = "there is one a call")]
 pub(super) enum BatchPlan {
     ReadOnly,
     PerToken,
     /// Share of each token in the mean of each group `[B, G, T]`, and 1 where an episode has the
     /// group `[B, 1, G, 1]`.
-    Groups { weight: Tensor<3>, mask: Tensor<4> },
+    Groups {
+        weight: Tensor<3>,
+        mask: Tensor<4>,
+    },
 }
 
 /// Positions already in the KV caches of a batch; grows with each call.
@@ -145,10 +149,8 @@ fn positions(
         }
     }
     let shape = [n_batch, 1, n_tokens, table.n_pairs];
-    let rope = (
-        Tensor::from_data(data(cos, shape), device),
-        Tensor::from_data(data(sin, shape), device),
-    );
+    let rope =
+        (Tensor::from_data(data(cos, shape), device), Tensor::from_data(data(sin, shape), device));
     let shape = [n_batch, 1, n_tokens, n_past + n_tokens];
     (rope, Tensor::from_data(data(visibility, shape), device))
 }

@@ -156,10 +156,7 @@ fn scan_whole(state: Tensor<4>, projected: Projected) -> (Tensor<4>, Tensor<4>) 
 
     // [s, 1] before the first chunk, then before each: [n, i, chunks, r + 1, 1]
     let first = Tensor::cat(
-        vec![
-            state.reshape([n, rank, 1, rank, 1]),
-            Tensor::ones([n, rank, 1, 1, 1], &device),
-        ],
+        vec![state.reshape([n, rank, 1, rank, 1]), Tensor::ones([n, rank, 1, 1, 1], &device)],
         3,
     );
     let after = maps.matmul(first.clone());

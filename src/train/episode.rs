@@ -2,9 +2,11 @@
 //! conversation is cut: everything but the last user and assistant turn is written into the memory,
 //! then only that turn is visible, and the assistant's tokens are learnt.
 
-use crate::chat::{ChatTemplate, Message, RenderOptions, Role};
+use crate::chat::{ChatTemplate, CivilDate, Message, RenderOptions, Role};
 use crate::config::WriteGranularity;
 use crate::error::{Error, Result};
+use crate::loaded::{enable_thinking, load_template, load_tokenizer};
+use crate::model_folder::ModelFolder;
 use crate::spans::{SpanOptions, write_ids};
 use crate::tokenizer::Tokenizer;
 use serde::Deserialize;
@@ -50,11 +52,11 @@ impl Episode {
 }
 
 /// Turns messages into episodes, by a model's own template and tokenizer.
-pub struct EpisodeReader<'a> {
-    pub tokenizer: &'a Tokenizer,
-    pub template: &'a ChatTemplate,
+pub struct EpisodeReader {
+    pub tokenizer: Tokenizer,
+    pub template: ChatTemplate,
     pub render: RenderOptions,
-    pub eos_token_ids: &'a [u32],
+    pub eos_token_ids: Vec<u32>,
     pub granularity: WriteGranularity,
     /// Whether the last turn writes into the memory, as it does in a conversation.
     pub question_writes: bool,
@@ -67,7 +69,30 @@ struct Line {
     messages: Vec<Message>,
 }
 
-impl EpisodeReader<'_> {
+impl EpisodeReader {
+    /// With a model's own text files, as a conversation with it would be rendered on `date`.
+    ///
+    /// # Errors
+    /// As [`load_tokenizer`] and [`load_template`].
+    pub fn new(
+        folder: &ModelFolder,
+        granularity: WriteGranularity,
+        date: CivilDate,
+    ) -> Result<EpisodeReader> {
+        Ok(EpisodeReader {
+            tokenizer: load_tokenizer(folder)?,
+            template: load_template(folder)?,
+            render: RenderOptions {
+                enable_thinking: enable_thinking(folder),
+                ..RenderOptions::new(date)
+            },
+            eos_token_ids: folder.eos_token_ids(),
+            granularity,
+            question_writes: true,
+            max_tokens: folder.config.max_position_embeddings,
+        })
+    }
+
     /// Reads a JSONL file: `{"messages": [{"role": …, "content": …}, …]}` a line.
     ///
     /// # Errors
@@ -79,7 +104,11 @@ impl EpisodeReader<'_> {
         let mut episodes = Vec::new();
         for number in 1.. {
             let bad = |reason: String| {
-                Error::format(path.display().to_string(), FORMAT, format!("line {number}: {reason}"))
+                Error::format(
+                    path.display().to_string(),
+                    FORMAT,
+                    format!("line {number}: {reason}"),
+                )
             };
             let mut line = String::new();
             let mut limited = std::io::Read::take(&mut lines, MAX_LINE_BYTES);
@@ -200,7 +229,7 @@ impl EpisodeReader<'_> {
         if self.granularity != WriteGranularity::Token {
             let with_sentences = self.granularity == WriteGranularity::SentenceMean;
             let options = SpanOptions { render: &self.render, with_sentences };
-            let ids = write_ids(messages, self.template, self.tokenizer, &tokens, options)?;
+            let ids = write_ids(messages, &self.template, &self.tokenizer, &tokens, options)?;
             message_ids = Some(ids.message_ids);
             sentence_ids = with_sentences.then_some(ids.sentence_ids);
         }

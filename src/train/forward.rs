@@ -149,9 +149,8 @@ fn remember(
     truncate_tokens: Option<usize>,
 ) -> Tensor<3> {
     let (n_batch, n_heads, rank) = (call.n_batch, delta.num_state_heads, delta.rank);
-    let before = state
-        .take()
-        .unwrap_or_else(|| Tensor::zeros([n_batch, n_heads, rank, rank], &n.device()));
+    let before =
+        state.take().unwrap_or_else(|| Tensor::zeros([n_batch, n_heads, rank, rank], &n.device()));
     let raw = linear(n, &adapter.rows);
     let projected = project(adapter, delta, raw.clone());
     let reads = match &call.plan {

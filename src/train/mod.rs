@@ -17,10 +17,13 @@ mod checkpoint;
 mod delta_scan;
 mod episode;
 mod forward;
+mod log;
 mod optimizer;
 mod output;
 mod plot;
 mod schedule;
+#[cfg(test)]
+mod tests;
 mod trainer;
 
 pub use adapter::{AdapterParameters, Initialization, OutputInit};
@@ -29,9 +32,10 @@ pub use batch::CallBatch;
 pub use checkpoint::Checkpoint;
 pub use episode::{Episode, EpisodeCall, EpisodeReader};
 pub use forward::Context;
+pub use log::{LogLine, TrainingLog};
 pub use optimizer::{AdamW, AdamWOptions};
 pub use output::write_adapter;
-pub use plot::loss_curve_svg;
+pub use plot::{LossCurve, loss_curve_svg};
 pub use schedule::LearningRate;
 pub use trainer::{Evaluation, StepReport, Trainer, TrainerOptions};
 

@@ -6,10 +6,18 @@ const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 360.0;
 const MARGIN: f64 = 48.0;
 
-/// The losses of training (thin) and evaluations (dots), each `(step, loss)`, as an SVG document.
-/// What is not finite is left out.
-pub fn loss_curve_svg(training: &[(u64, f32)], evaluations: &[(u64, f32)]) -> String {
-    let all = || training.iter().chain(evaluations).filter(|(_, loss)| loss.is_finite());
+/// Losses by step.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct LossCurve {
+    /// `(step, loss)` of gradient steps.
+    pub training: Vec<(u64, f32)>,
+    /// Of evaluations.
+    pub evaluation: Vec<(u64, f32)>,
+}
+
+/// Training as a line, evaluations as dots, in an SVG document. What is not finite is left out.
+pub fn loss_curve_svg(LossCurve { training, evaluation }: &LossCurve) -> String {
+    let all = || training.iter().chain(evaluation).filter(|(_, loss)| loss.is_finite());
     let last_step = all().map(|&(step, _)| step).max().unwrap_or(0).max(1) as f64;
     let highest = f64::from(all().map(|&(_, loss)| loss).fold(0.0, f32::max)).max(1e-6);
     let x = |step: u64| MARGIN + step as f64 / last_step * (WIDTH - 2.0 * MARGIN);
@@ -46,7 +54,7 @@ pub fn loss_curve_svg(training: &[(u64, f32)], evaluations: &[(u64, f32)]) -> St
         "<polyline points=\"{}\" fill=\"none\" stroke=\"#3465a4\"/>",
         points.trim_end()
     );
-    for &(step, loss) in evaluations.iter().filter(|(_, loss)| loss.is_finite()) {
+    for &(step, loss) in evaluation.iter().filter(|(_, loss)| loss.is_finite()) {
         let _ = writeln!(
             svg,
             "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\" fill=\"#cc0000\"/>",

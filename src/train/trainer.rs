@@ -15,6 +15,7 @@ use burn_tensor::activation::log_softmax;
 use burn_tensor::{Gradients, Int, Tensor, TensorData};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
 
 /// How a training runs.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,7 +35,7 @@ pub struct TrainerOptions {
 }
 
 /// What a step did.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {
     /// Steps taken, this one included.
     pub step: u64,
@@ -46,7 +47,7 @@ pub struct StepReport {
 }
 
 /// How well episodes are answered, the right answer's tokens given.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Mean over the tokens of all answers.
     pub loss: f32,
@@ -62,7 +63,7 @@ pub struct Trainer {
     backbone: Backbone,
     delta: DeltaConfig,
     options: TrainerOptions,
-    parameters: AdapterParameters,
+    pub(super) parameters: AdapterParameters,
     optimizer: AdamW,
 }
 
@@ -165,18 +166,21 @@ impl Trainer {
             add_gradients(&adapter, &mut found, &mut gradients);
         }
         if !loss.is_finite() {
-            return Err(Error::Setting {
-                name: "learning_rate",
-                reason: format!(
-                    "the loss is {loss} at step {}; try a lower one",
-                    self.n_steps() + 1
-                ),
-            });
+            return Err(self.diverged("loss", loss));
         }
         let gradient_norm = clip(&mut gradients, self.options.max_gradient_norm);
+        if !gradient_norm.is_finite() {
+            return Err(self.diverged("gradient", gradient_norm));
+        }
         let learning_rate = self.options.learning_rate.at(self.n_steps());
         self.optimizer.step(&mut self.parameters, &gradients, learning_rate);
         Ok(StepReport { step: self.n_steps(), loss, gradient_norm, learning_rate })
+    }
+
+    fn diverged(&self, what: &str, value: f32) -> Error {
+        let step = self.n_steps() + 1;
+        let reason = format!("the {what} is {value} at step {step}; try a lower one");
+        Error::Setting { name: "learning_rate", reason }
     }
 
     /// How well these episodes are answered now.
@@ -203,7 +207,10 @@ impl Trainer {
             n_exact += is_exact.into_iter().filter(|&exact| exact).count();
         }
         if n_targets == 0 {
-            return Err(Error::Setting { name: "eval", reason: "there is nothing to answer".into() });
+            return Err(Error::Setting {
+                name: "eval",
+                reason: "there is nothing to answer".into(),
+            });
         }
         Ok(Evaluation {
             loss: (loss / n_targets as f64) as f32,
@@ -213,7 +220,7 @@ impl Trainer {
         })
     }
 
-    fn device_adapter(&self, with_gradients: bool) -> Result<DeviceAdapter> {
+    pub(super) fn device_adapter(&self, with_gradients: bool) -> Result<DeviceAdapter> {
         let (model, device) = (&self.backbone.config, &self.backbone.device);
         DeviceAdapter::new(&self.parameters, model, &self.delta, device, with_gradients)
     }
@@ -252,8 +259,7 @@ impl Trainer {
                 context.drop_cache();
             }
             let device = &self.backbone.device;
-            let batch =
-                CallBatch::new(&calls, model, &self.delta, &mut context.positions, device)?;
+            let batch = CallBatch::new(&calls, model, &self.delta, &mut context.positions, device)?;
             let truncate = self.options.truncate_tokens;
             let x = self.backbone.forward(adapter, &self.delta, &batch, &mut context, truncate);
             if batch.targets.is_empty() {

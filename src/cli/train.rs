@@ -1,7 +1,7 @@
 //! `deltamem train`: an adapter for a frozen model. Owns the presets, the files in the output folder
 //! and what is shown; the training itself is the library's `train`.
 //!
-//! Output folder: the adapter's two files (written with every checkpoint), `checkpoint.safetensors`,
+//! Output folder: the adapter's three files (written with every checkpoint), `checkpoint.safetensors`,
 //! `training.json` (what it was started with), `log.jsonl` and `loss.svg`.
 
 use super::Usage;
@@ -67,19 +67,19 @@ pub struct TrainOptions {
     accumulate: usize,
     /// Highest learning rate
     #[arg(long, value_name = "X", default_value_t = 2e-3)]
-    learning_rate: f32,
+    learning_rate: f64,
     /// Steps until it is reached
     #[arg(long, value_name = "N", default_value_t = 50)]
     warmup: u64,
     /// The last learning rate, as a share of the highest
     #[arg(long, value_name = "X", default_value_t = 0.01)]
-    floor: f32,
+    floor: f64,
     /// AdamW's weight decay
     #[arg(long, value_name = "X", default_value_t = 0.0)]
-    weight_decay: f32,
+    weight_decay: f64,
     /// Largest norm of a step's gradients
     #[arg(long, value_name = "X", default_value_t = 1.0)]
-    clip: f32,
+    clip: f64,
     /// Tokens after which no gradient passes back through the memory [default: all the way]
     #[arg(long, value_name = "N")]
     truncate: Option<usize>,
@@ -211,13 +211,13 @@ impl TrainOptions {
     fn trainer(&self) -> TrainerOptions {
         TrainerOptions {
             learning_rate: LearningRate {
-                peak: self.learning_rate,
-                floor_share: self.floor,
+                peak: self.learning_rate as f32,
+                floor_share: self.floor as f32,
                 warmup_steps: self.warmup,
                 n_steps: self.steps,
             },
             optimizer: AdamWOptions { weight_decay: self.weight_decay, ..AdamWOptions::default() },
-            max_gradient_norm: self.clip,
+            max_gradient_norm: self.clip as f32,
             batch_size: self.batch,
             accumulate: self.accumulate,
             truncate_tokens: self.truncate,

@@ -24,6 +24,7 @@ mod plot;
 mod schedule;
 #[cfg(test)]
 mod tests;
+mod torch_file;
 mod trainer;
 
 pub use adapter::{AdapterParameters, Initialization, OutputInit};

@@ -1,7 +1,8 @@
-//! The files of a trained adapter: `delta_mem_config.json` and `delta_mem_adapter.safetensors`, as
-//! inference and the reference read them (SPEC.md sections 5 and 6).
+//! The files of a trained adapter (SPEC.md sections 5 and 6): `delta_mem_config.json`, and the tensors
+//! as `delta_mem_adapter.safetensors` for us and as `delta_mem_adapter.pt` for the reference.
 
 use super::adapter::AdapterParameters;
+use super::torch_file::torch_bytes;
 use crate::config::{DeltaConfig, DeltaHead};
 use crate::error::{Error, Result};
 use crate::weights::TensorSource;
@@ -10,10 +11,10 @@ use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
 
-/// Writes both files into `folder`, which is made if it is not there.
+/// Writes the three files into `folder`, which is made if it is not there.
 ///
 /// # Errors
-/// [`Error::Io`].
+/// [`Error::Io`]; [`Error::Unsupported`] for an adapter of 2 GiB or more.
 pub fn write_adapter(
     folder: &Path,
     delta: &DeltaConfig,
@@ -28,7 +29,9 @@ pub fn write_adapter(
     });
     let path = folder.join("delta_mem_adapter.safetensors");
     let bytes = safetensors_bytes(tensors, parameters.label(), None)?;
-    write_whole(&path, &bytes)
+    write_whole(&path, &bytes)?;
+    let stem = "delta_mem_adapter";
+    write_whole(&folder.join(format!("{stem}.pt")), &torch_bytes(parameters, stem)?)
 }
 
 /// The keys that have a meaning at inference; the reference takes its defaults for the others.

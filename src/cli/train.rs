@@ -216,7 +216,10 @@ impl TrainOptions {
                 warmup_steps: self.warmup,
                 n_steps: self.steps,
             },
-            optimizer: AdamWOptions { weight_decay: self.weight_decay, ..AdamWOptions::default() },
+            optimizer: AdamWOptions {
+                weight_decay: self.weight_decay as f32,
+                ..AdamWOptions::default()
+            },
             max_gradient_norm: self.clip as f32,
             batch_size: self.batch,
             accumulate: self.accumulate,

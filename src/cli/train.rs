@@ -10,6 +10,7 @@ use super::output::note;
 use super::talk::today;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
+use deltamem::chat::CivilDate;
 use deltamem::config::DeltaConfig;
 use deltamem::loaded::built_in;
 use deltamem::model_folder::{Adapter, ModelFolder};
@@ -129,12 +130,12 @@ pub fn run(options: &TrainOptions) -> Result<ExitCode> {
         None => built_in()?.0,
     };
     let (delta, start) = options.adapter_config(&folder)?;
-    let mut reader = EpisodeReader::new(&folder, delta.write_granularity, today())?;
+    fs::create_dir_all(&options.out).map_err(deltamem::Error::io(&options.out))?;
+    let date = options.begin_or_resume()?;
+    let mut reader = EpisodeReader::new(&folder, delta.write_granularity, date)?;
     reader.max_tokens = options.max_tokens;
     let episodes = reader.read(&options.data)?;
     let held_out = options.eval.as_deref().map(|path| reader.read(path)).transpose()?;
-    fs::create_dir_all(&options.out).map_err(deltamem::Error::io(&options.out))?;
-    options.check_same_training()?;
 
     let weights = folder.tensors.as_ref();
     let storage = options.weights.storage();
@@ -232,8 +233,9 @@ impl TrainOptions {
         self.out.join("checkpoint.safetensors")
     }
 
-    /// Remembers what the training was started with, or holds a resumed one to it.
-    fn check_same_training(&self) -> Result<()> {
+    /// Remembers what a training is started with, or holds a resumed one to it. Returns the date
+    /// that templates are told: that of the start, as another would change the tokens.
+    fn begin_or_resume(&self) -> Result<CivilDate> {
         let ours = json!({
             "model": self.model,
             "data_sha256": sha256(&self.data)?,
@@ -260,18 +262,23 @@ impl TrainOptions {
                 let text = format!("{out} holds a training: --resume it, or name another folder");
                 return Err(Usage(text).into());
             }
-            return Ok(fs::write(&path, format!("{ours:#}\n")).map_err(io)?);
+            let date = today();
+            let mut record = ours;
+            record["date"] = date.to_string().into();
+            fs::write(&path, format!("{record:#}\n")).map_err(io)?;
+            return Ok(date);
         }
         let theirs: Value = serde_json::from_slice(&fs::read(&path).map_err(io)?)
             .with_context(|| format!("{}", path.display()))?;
         let keys = ours.as_object().into_iter().flatten();
         let differing = keys.filter(|(key, value)| theirs.get(key.as_str()) != Some(*value));
-        match differing.map(|(key, _)| key.replace('_', "-")).reduce(|a, b| format!("{a}, {b}")) {
-            None => Ok(()),
-            Some(keys) => {
-                Err(Usage(format!("the training to resume was started with another {keys}")).into())
-            }
+        let differing = differing.map(|(key, _)| key.replace('_', "-"));
+        if let Some(keys) = differing.reduce(|a, b| format!("{a}, {b}")) {
+            let text = format!("the training to resume was started with another {keys}");
+            return Err(Usage(text).into());
         }
+        let date = theirs["date"].as_str().and_then(|date| date.parse().ok());
+        date.with_context(|| format!("{}: there is no `date`", path.display()))
     }
 }
 

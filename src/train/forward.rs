@@ -40,17 +40,29 @@ impl Context {
     }
 }
 
+/// What a call is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The last layer's x, and everything that a call after it may need.
+    Output,
+    /// Only what the memory holds after it: nothing behind the last write is computed, and the KV
+    /// cache must be dropped.
+    Memory,
+}
+
 impl Backbone {
-    /// One call: extends `context`, returns the last layer's x `[B, T, h]`. `truncate_tokens` as in
-    /// [`delta_scan::scan`].
+    /// One call: extends `context`, returns the last layer's x `[B, T, h]`, which has no meaning if
+    /// only the memory is wanted. `truncate_tokens` as in [`delta_scan::scan`].
     pub(super) fn forward(
         &self,
         adapter: &DeviceAdapter,
         delta: &DeltaConfig,
         call: &CallBatch,
         context: &mut Context,
+        purpose: Purpose,
         truncate_tokens: Option<usize>,
     ) -> Tensor<3> {
+        let last_write = adapter.layers.iter().rposition(Option::is_some);
         let embedded = self.embed_tokens.clone().select(0, call.tokens.clone());
         let mut x = embedded.reshape([call.n_batch, call.n_tokens, self.config.hidden_size]);
         for (index, layer) in self.layers.iter().enumerate() {
@@ -61,6 +73,9 @@ impl Backbone {
                 let state = &mut context.states[index];
                 remember(adapter, delta, n.clone(), call, state, truncate_tokens)
             });
+            if purpose == Purpose::Memory && Some(index) == last_write {
+                break;
+            }
             let corrected = |y: Tensor<3>, head: DeltaHead| match (adapter, &rho) {
                 (Some(adapter), Some(rho)) => match &adapter.corrections[head as usize] {
                     Some(d) => y + linear(rho.clone(), d),

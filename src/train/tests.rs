@@ -3,7 +3,7 @@
 
 use super::adapter::DeviceAdapter;
 use super::batch::CallBatch;
-use super::forward::Context;
+use super::forward::{Context, Purpose};
 use super::trainer::add_gradients;
 use super::*;
 use crate::chat::{CivilDate, Message, Role};
@@ -75,7 +75,7 @@ fn assert_like_twin(name: &str, episodes: &[Vec<EpisodeCall>]) {
         }
         let positions = &mut context.positions;
         let batch = CallBatch::new(&calls, config, delta, positions, &device).unwrap();
-        let x = backbone.forward(&adapter, delta, &batch, &mut context, None);
+        let x = backbone.forward(&adapter, delta, &batch, &mut context, Purpose::Output, None);
         for (row, call) in calls.iter().enumerate() {
             let rows: Vec<usize> =
                 (0..call.tokens.len()).map(|t| row * batch.n_tokens + t).collect();

@@ -6,7 +6,7 @@ use super::backbone::Backbone;
 use super::batch::CallBatch;
 use super::checkpoint::Checkpoint;
 use super::episode::{Episode, EpisodeCall};
-use super::forward::Context;
+use super::forward::{Context, Purpose};
 use super::optimizer::{AdamW, AdamWOptions, clip};
 use super::schedule::LearningRate;
 use crate::config::DeltaConfig;
@@ -260,8 +260,14 @@ impl Trainer {
             }
             let device = &self.backbone.device;
             let batch = CallBatch::new(&calls, model, &self.delta, &mut context.positions, device)?;
+            let goes_on = episodes[0].calls.get(index + 1).is_some_and(|next| next.continues);
+            let purpose = match batch.targets.is_empty() && !goes_on {
+                true => Purpose::Memory,
+                false => Purpose::Output,
+            };
             let truncate = self.options.truncate_tokens;
-            let x = self.backbone.forward(adapter, &self.delta, &batch, &mut context, truncate);
+            let delta = &self.delta;
+            let x = self.backbone.forward(adapter, delta, &batch, &mut context, purpose, truncate);
             if batch.targets.is_empty() {
                 continue;
             }

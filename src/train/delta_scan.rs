@@ -11,7 +11,7 @@
 //! and inserting the first into the second gives a triangular system (I + L)·u = U0 − U1·s with
 //! L[t,j] = erase_t·(D_{t−1}/D_j)·(k_t·k_j) for j < t. L is nilpotent, so its inverse is the finite
 //! product (I − L)(I + L²)(I + L⁴)…. So a chunk maps s to A·s + b, reads are R0 + R1·s, and the maps
-//! of all chunks are composed in log₂ rounds. Decays enter as differences of logarithms, none of
+//! of all chunks are composed pairwise, in log₂ rounds. Decays enter as differences of logarithms, none of
 //! them positive: nothing overflows, however far a state forgets.
 
 use burn_tensor::{Device, Tensor, TensorData, s};
@@ -152,19 +152,14 @@ fn scan_whole(state: Tensor<4>, projected: Projected) -> (Tensor<4>, Tensor<4>) 
     let top = (k * until_end).swap_dims(3, 4).matmul(u)
         + last.exp().unsqueeze_dim::<5>(4) * identity_beside_zero(rank, &device);
     let bottom = unit_row(rank, &device).expand([n, rank, n_chunks, 1, rank + 1]);
-    let maps = compose_prefixes(Tensor::cat(vec![top, bottom], 3));
+    let maps = Tensor::cat(vec![top, bottom], 3);
 
-    // [s, 1] before the first chunk, then before each: [n, i, chunks, r + 1, 1]
-    let first = Tensor::cat(
-        vec![state.reshape([n, rank, 1, rank, 1]), Tensor::ones([n, rank, 1, 1, 1], &device)],
-        3,
-    );
-    let after = maps.matmul(first.clone());
-    let end = after.clone().slice(s![.., .., n_chunks - 1.., 0..rank, ..]);
-    let starts = match n_chunks {
-        1 => first,
-        _ => Tensor::cat(vec![first, after.slice(s![.., .., 0..n_chunks - 1, .., ..])], 2),
-    };
+    // [s, 1] before each chunk: [n, i, chunks, r + 1, 1]
+    let one = Tensor::ones([n, rank, 1, 1, 1], &device);
+    let first = Tensor::cat(vec![state.reshape([n, rank, 1, rank, 1]), one], 3);
+    let starts = starts(maps.clone(), first);
+    let last = |x: Tensor<5>| x.slice(s![.., .., n_chunks - 1.., .., ..]);
+    let end = last(maps).matmul(last(starts.clone())).slice(s![.., .., .., 0..rank, ..]);
     let reads: Tensor<3> = r.matmul(starts).reshape([n, rank, n_chunks * chunk]);
     let reads = reads
         .slice(s![.., .., 0..n_tokens])
@@ -187,18 +182,34 @@ fn unit_lower_inverse(l: Tensor<5>, size: usize, device: &Device) -> Tensor<5> {
     inverse
 }
 
-/// M_c·…·M_1·M_0 for each c, along dimension 2 (Hillis and Steele's scan).
-fn compose_prefixes(mut maps: Tensor<5>) -> Tensor<5> {
-    let n = maps.dims()[2];
-    let mut offset = 1;
-    while offset < n {
-        let done = maps.clone().slice(s![.., .., 0..offset, .., ..]);
-        let later = maps.clone().slice(s![.., .., offset.., .., ..]);
-        let earlier = maps.slice(s![.., .., 0..n - offset, .., ..]);
-        maps = Tensor::cat(vec![done, later.matmul(earlier)], 2);
-        offset *= 2;
+/// Where each map M_c `[n, i, c, d, d]` starts, `[n, i, c, d, 1]`, if the first starts at `first` and
+/// each other where the one before ends. Pairs are composed until one is left (a compose is d³, a
+/// start d², so few of the former); on the way back each pair's start gives that of its second map.
+fn starts(maps: Tensor<5>, first: Tensor<5>) -> Tensor<5> {
+    let [n, rows, n_maps, d, _] = maps.dims();
+    if n_maps == 1 {
+        return first;
     }
-    maps
+    let n_pairs = n_maps.div_ceil(2);
+    let even = match n_maps % 2 {
+        0 => maps,
+        _ => {
+            let identity: Tensor<5> = Tensor::<2>::eye(d, &maps.device()).reshape([1, 1, 1, d, d]);
+            Tensor::cat(vec![maps, identity.expand([n, rows, 1, d, d])], 2)
+        }
+    };
+    let pairs: Tensor<6> = even.reshape([n, rows, n_pairs, 2, d, d]);
+    let of_pairs = |range| -> Tensor<5> {
+        pairs.clone().slice_dim(3, range).reshape([n, rows, n_pairs, d, d])
+    };
+    let left = of_pairs(0..1);
+    let pair_starts = match n_pairs {
+        1 => first,
+        _ => starts(of_pairs(1..2).matmul(left.clone()), first),
+    };
+    let right_starts = left.matmul(pair_starts.clone());
+    let both: Tensor<6> = Tensor::stack(vec![pair_starts, right_starts], 3);
+    both.reshape([n, rows, 2 * n_pairs, d, 1]).slice(s![.., .., 0..n_maps, .., ..])
 }
 
 /// 1 where row ≤ column, so that x·U is the running sum of x. `[1, 1, C, C]`

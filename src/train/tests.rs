@@ -56,15 +56,26 @@ fn twin_logits(model: &mut reference::Model, calls: &[&EpisodeCall]) -> Vec<Vec<
     all
 }
 
-/// Episodes of different lengths side by side give each the twin's logits and state.
 fn assert_like_twin(name: &str, episodes: &[Vec<EpisodeCall>]) {
     let fixture = fixture(name);
     let Adapter { config: delta, tensors, .. } = fixture.adapter.as_ref().unwrap();
-    let config = &fixture.config;
-    let device = Device::flex();
     let weights = fixture.weights.as_ref();
-    let backbone = Backbone::load(config, weights, Storage::F32, &device).unwrap();
-    let parameters = AdapterParameters::read(config, delta, tensors.as_ref()).unwrap();
+    let adapter = (delta, tensors.as_ref() as &dyn TensorSource);
+    assert_model_like_twin(name, &fixture.config, weights, adapter, Storage::F32, episodes);
+}
+
+/// Episodes of different lengths side by side give each the twin's logits and state.
+fn assert_model_like_twin(
+    name: &str,
+    config: &ModelConfig,
+    weights: &dyn TensorSource,
+    (delta, tensors): (&DeltaConfig, &dyn TensorSource),
+    storage: Storage,
+    episodes: &[Vec<EpisodeCall>],
+) {
+    let device = Device::flex();
+    let backbone = Backbone::load(config, weights, storage, &device).unwrap();
+    let parameters = AdapterParameters::read(config, delta, tensors).unwrap();
     let adapter = DeviceAdapter::new(&parameters, config, delta, &device, false).unwrap();
     let mut context = Context::new(config, episodes.len());
     let mut found: Vec<Vec<Vec<f32>>> = vec![Vec::new(); episodes.len()];
@@ -86,8 +97,12 @@ fn assert_like_twin(name: &str, episodes: &[Vec<EpisodeCall>]) {
         }
     }
     for (row, calls) in episodes.iter().enumerate() {
-        let options = reference::Options { context_window: 64, ..reference::Options::default() };
-        let source = Some((delta, tensors.as_ref() as &dyn TensorSource));
+        let options = reference::Options {
+            context_window: 64,
+            weights: storage,
+            ..reference::Options::default()
+        };
+        let source = Some((delta, tensors));
         let mut twin = reference::Model::load(config, weights, source, options).unwrap();
         let calls: Vec<&EpisodeCall> = calls.iter().collect();
         let expected = twin_logits(&mut twin, &calls);
@@ -137,6 +152,30 @@ fn qwen3_and_an_untied_head_match_the_twin() {
 #[test]
 fn every_option_of_the_adapter_matches_the_twin() {
     assert_like_twin("i10_kitchen_sink", &token_episodes());
+}
+
+#[test]
+fn other_gates_read_only_calls_and_quantised_weights_match_the_twin() {
+    let mut episodes = token_episodes();
+    for calls in &mut episodes {
+        calls[1].write_enabled = false;
+        calls.iter_mut().flat_map(|call| &mut call.tokens).for_each(|id| *id %= 17);
+    }
+    for (json, storage) in [
+        (r#"{"rank": 3, "state_update_mode": "no_lambda"}"#, Storage::F32),
+        (r#"{"rank": 3, "couple_lambda": false, "normalize_qk": false}"#, Storage::F16),
+        (
+            r#"{"rank": 2, "num_state_heads": 3, "couple_lambda": false, "rankwise_gates": false,
+                "state_update_mode": "lambda_outside", "target_layers": [1]}"#,
+            Storage::Q8,
+        ),
+        (r#"{"rank": 4, "rankwise_gates": false, "delta_o_rmsnorm": true}"#, Storage::Q4),
+    ] {
+        let tiny = Tiny::new(json);
+        let weights = RecipeSource::backbone(&tiny.config, 3);
+        let adapter = (&tiny.delta, &tiny.parameters as &dyn TensorSource);
+        assert_model_like_twin(json, &tiny.config, &weights, adapter, storage, &episodes);
+    }
 }
 
 #[test]
@@ -281,6 +320,18 @@ fn gradients_match_finite_differences_for_every_other_option() {
         "state_update_mode": "lambda_outside", "rankwise_gates": false,
         "trainable_delta_scale": true, "delta_scale_granularity": "head"}"#;
     assert_gradients(json, false);
+}
+
+#[test]
+fn a_batch_writes_in_one_way() {
+    let tiny = Tiny::new(r#"{"rank": 4, "memory_write_granularity": "message_mean"}"#);
+    let (with, without) = (episode(6, 1, true), episode(6, 2, false));
+    let mut trainer = tiny.trainer(2, 1, None);
+    let error = trainer.step_on(&[&with, &without]).unwrap_err();
+    assert_eq!(error.code(), "messages");
+    let shorter = Episode { calls: with.calls[1..].to_vec() };
+    assert_eq!(trainer.step_on(&[&with, &shorter]).unwrap_err().code(), "messages");
+    assert_eq!(trainer.n_steps(), 0);
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! The δ rule over a whole sequence at once, differentiable. SPEC.md section 2, "read" and "write",
-//! rearranged so that nothing runs token by token.
+//! The δ rule over a whole sequence at once, as tensor operations of any backend. SPEC.md section 2,
+//! "read" and "write", rearranged so that nothing runs token by token: a GPU has one dispatch for
+//! many tokens, not one for each.
 //!
 //! Rows of a state do not depend on each other. With s the row i of S before a chunk of C tokens and
 //! D_t the product of its keep factors up to token t, every write in the chunk is
@@ -14,80 +15,16 @@
 //! of all chunks are composed pairwise, in log₂ rounds. Decays enter as differences of logarithms, none of
 //! them positive: nothing overflows, however far a state forgets.
 
+use super::Projected;
 use burn_tensor::{Device, Tensor, TensorData, s};
 
 /// Tokens a chunk; the work a token grows with it, the number of chunk maps shrinks.
-pub(super) const CHUNK: usize = 8;
+const CHUNK: usize = 8;
 /// Stands for −∞ in exponents that must give 0.
 const NEVER: f32 = -1e9;
 
-/// What the memory needs of each token; all `[B, H_s, T, r]`.
-#[derive(Clone)]
-pub(super) struct Projected {
-    pub q: Tensor<4>,
-    pub k: Tensor<4>,
-    pub v: Tensor<4>,
-    /// ln of the factor of the old state, by value row.
-    pub log_keep: Tensor<4>,
-    /// Factor of what the state predicts for k.
-    pub erase: Tensor<4>,
-    /// Factor of v.
-    pub write: Tensor<4>,
-}
-
-impl Projected {
-    /// Tokens whose mask is 0 write nothing and leave the state as it is. `mask` `[B, 1, T, 1]`
-    pub fn masked(self, mask: &Tensor<4>) -> Projected {
-        Projected {
-            log_keep: self.log_keep * mask.clone(),
-            erase: self.erase * mask.clone(),
-            write: self.write * mask.clone(),
-            ..self
-        }
-    }
-
-    fn tokens(&self, range: std::ops::Range<usize>) -> Projected {
-        let cut = |x: &Tensor<4>| x.clone().slice(s![.., .., range.clone(), ..]);
-        Projected {
-            q: cut(&self.q),
-            k: cut(&self.k),
-            v: cut(&self.v),
-            log_keep: cut(&self.log_keep),
-            erase: cut(&self.erase),
-            write: cut(&self.write),
-        }
-    }
-}
-
-/// ρ = S·q for each token from one state; `state` `[B, H_s, r, r]`, `q` and result
-/// `[B, H_s, T, r]`.
-pub(super) fn read(state: Tensor<4>, q: Tensor<4>) -> Tensor<4> {
-    q.matmul(state.swap_dims(2, 3))
-}
-
-/// Each token reads, then writes: reads `[B, H_s, T, r]` and the state `[B, H_s, r, r]` after the
-/// last. With `truncate_tokens` no gradient passes from a token to one that many tokens earlier, nor
-/// from the first to the state given.
-pub(super) fn scan(
-    mut state: Tensor<4>,
-    projected: &Projected,
-    truncate_tokens: Option<usize>,
-) -> (Tensor<4>, Tensor<4>) {
-    let n_tokens = projected.q.dims()[2];
-    let Some(segment) = truncate_tokens.filter(|&n| n < n_tokens) else {
-        return scan_whole(state, projected.clone());
-    };
-    let mut reads = Vec::new();
-    for start in (0..n_tokens).step_by(segment) {
-        let part = projected.tokens(start..n_tokens.min(start + segment));
-        let (read, next) = scan_whole(state.detach(), part);
-        reads.push(read);
-        state = next;
-    }
-    (Tensor::cat(reads, 2), state)
-}
-
-fn scan_whole(state: Tensor<4>, projected: Projected) -> (Tensor<4>, Tensor<4>) {
+/// As [`super::scan`], all the way.
+pub(super) fn scan(state: Tensor<4>, projected: Projected) -> (Tensor<4>, Tensor<4>) {
     let [n_batch, n_heads, n_tokens, rank] = projected.q.dims();
     let n = n_batch * n_heads;
     let device = state.device();

@@ -20,7 +20,7 @@ use deltamem::train::{
     loss_curve_svg, write_adapter,
 };
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::io::IsTerminal;
@@ -54,6 +54,11 @@ pub struct TrainOptions {
     /// Start from this adapter, and with its configuration
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["preset", "config"])]
     adapter: Option<PathBuf>,
+    #[command(flatten)]
+    changes: ConfigOptions,
+    /// Where it is computed
+    #[arg(long, value_enum, default_value_t = ComputeDevice::Cpu)]
+    device: ComputeDevice,
     /// Rounds the frozen weights as inference with them would
     #[arg(long, value_enum, default_value_t = Weights::F32)]
     weights: Weights,
@@ -98,29 +103,124 @@ pub struct TrainOptions {
     seed: u64,
 }
 
-/// The paper's three ways to write, with its rank and heads.
+/// The paper's three ways to write, with its rank 8 and heads q and o. Unlike the paper's, they never
+/// forget but by overwriting (`--state-update no-lambda`): with a forgetting that is tied to β a fresh
+/// adapter loses 18 % of its memory with every token, and has to unlearn that first.
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
 enum Preset {
-    /// Every token writes
+    /// Every token writes, into one state a layer
     Tsw,
-    /// Every message writes its mean
+    /// Every message writes its mean, into one state a layer
     Ssw,
-    /// Every token writes, into four states
+    /// Every token writes, into four states a layer
     Msw,
 }
 
 impl Preset {
-    fn config(self) -> Value {
+    fn config(self) -> Map<String, Value> {
         let (granularity, heads) = match self {
             Preset::Tsw => ("token", 1),
             Preset::Ssw => ("message_mean", 1),
             Preset::Msw => ("token", 4),
         };
-        json!({
-            "rank": 8, "alpha": 16.0, "delta_heads": ["q", "o"],
+        let config = json!({
+            "rank": 8, "alpha": 16.0, "delta_heads": ["q", "o"], "state_update_mode": "no_lambda",
             "memory_write_granularity": granularity, "num_state_heads": heads,
-        })
+        });
+        config.as_object().cloned().unwrap_or_default()
     }
+}
+
+/// What is changed of a preset or a configuration, and what a fresh adapter starts with.
+#[derive(Args, Debug, Clone, PartialEq)]
+#[command(next_help_heading = "Adapter")]
+struct ConfigOptions {
+    /// Width of a state
+    #[arg(long, value_name = "N", conflicts_with = "adapter")]
+    rank: Option<usize>,
+    /// States a layer
+    #[arg(long, value_name = "N", conflicts_with = "adapter")]
+    state_heads: Option<usize>,
+    /// How a write changes what was there [default: no-lambda with a preset]
+    #[arg(long, value_enum, conflicts_with = "adapter")]
+    state_update: Option<StateUpdate>,
+    /// Learn how much is kept (λ) by itself, instead of λ = 1 − β
+    #[arg(long, conflicts_with = "adapter")]
+    free_lambda: bool,
+    /// What β starts at, before the sigmoid: lower writes less [default: -1.5, a β of 0.18]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, conflicts_with = "adapter")]
+    beta_bias: Option<f64>,
+    /// What a free λ starts at, before the sigmoid [default: minus the bias of β]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, requires = "free_lambda")]
+    lambda_bias: Option<f64>,
+}
+
+/// The `state_update_mode` of a configuration.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum StateUpdate {
+    /// λ·S − β·(prediction) + β·v: forgets while it writes, as the paper
+    Standard,
+    /// λ·(S − β·(prediction)) + β·v
+    LambdaOutside,
+    /// S − β·(prediction) + β·v: what is not overwritten stays
+    NoLambda,
+}
+
+impl ConfigOptions {
+    /// Writes the changes into a configuration.
+    fn apply(&self, config: &mut Map<String, Value>) {
+        let mut set = |key: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                config.insert(key.into(), value);
+            }
+        };
+        set("rank", self.rank.map(Value::from));
+        set("num_state_heads", self.state_heads.map(Value::from));
+        set("state_update_mode", self.state_update.map(|mode| mode.name().into()));
+        set("couple_lambda", self.free_lambda.then(|| false.into()));
+        set("beta_bias_init", self.beta_bias.map(Value::from));
+    }
+}
+
+impl StateUpdate {
+    fn name(self) -> &'static str {
+        match self {
+            StateUpdate::Standard => "standard",
+            StateUpdate::LambdaOutside => "lambda_outside",
+            StateUpdate::NoLambda => "no_lambda",
+        }
+    }
+}
+
+/// Where a training is computed.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum ComputeDevice {
+    /// All cores of the processor
+    Cpu,
+    /// Vulkan or Metal, in a program built with the feature `train-gpu`
+    Gpu,
+}
+
+impl ComputeDevice {
+    fn open(self) -> Result<Device> {
+        match self {
+            ComputeDevice::Cpu => Ok(Device::flex()),
+            #[cfg(feature = "train-gpu")]
+            ComputeDevice::Gpu => Ok(deltamem::train::gpu_device()?),
+            #[cfg(not(feature = "train-gpu"))]
+            ComputeDevice::Gpu => {
+                let text = "this program was built without GPU training: build it with \
+                            `cargo build --release --features train-gpu`";
+                Err(Usage(text.into()).into())
+            }
+        }
+    }
+}
+
+/// What is trained: the adapter's configuration, and the values that it starts with.
+enum Start {
+    Fresh(Initialization),
+    From(Adapter),
 }
 
 /// Runs the command.
@@ -129,6 +229,7 @@ pub fn run(options: &TrainOptions) -> Result<ExitCode> {
         Some(path) => ModelFolder::open(path)?,
         None => built_in()?.0,
     };
+    let device = options.device.open()?;
     let (delta, start) = options.adapter_config(&folder)?;
     fs::create_dir_all(&options.out).map_err(deltamem::Error::io(&options.out))?;
     let date = options.begin_or_resume()?;
@@ -139,13 +240,14 @@ pub fn run(options: &TrainOptions) -> Result<ExitCode> {
 
     let weights = folder.tensors.as_ref();
     let storage = options.weights.storage();
-    let backbone = Backbone::load(&folder.config, weights, storage, &Device::flex())
+    let backbone = Backbone::load(&folder.config, weights, storage, &device)
         .with_context(|| format!("loading {}", folder.name))?;
     let parameters = match start {
-        Some(adapter) => AdapterParameters::read(&folder.config, &delta, adapter.tensors.as_ref())?,
-        None => {
-            let init = Initialization { seed: options.seed, ..Initialization::default() };
-            AdapterParameters::init(&folder.config, &delta, weights, &init)?
+        Start::From(adapter) => {
+            AdapterParameters::read(&folder.config, &delta, adapter.tensors.as_ref())?
+        }
+        Start::Fresh(initial) => {
+            AdapterParameters::init(&folder.config, &delta, weights, &initial)?
         }
     };
     note!(
@@ -193,20 +295,31 @@ pub fn run(options: &TrainOptions) -> Result<ExitCode> {
 }
 
 impl TrainOptions {
-    /// The adapter's configuration, and the adapter to start from.
-    fn adapter_config(&self, folder: &ModelFolder) -> Result<(DeltaConfig, Option<Adapter>)> {
+    /// The adapter's configuration, and what it starts from.
+    fn adapter_config(&self, folder: &ModelFolder) -> Result<(DeltaConfig, Start)> {
         if let Some(path) = &self.adapter {
             let adapter = Adapter::open(path, &folder.config)?;
-            return Ok((adapter.config.clone(), Some(adapter)));
+            return Ok((adapter.config.clone(), Start::From(adapter)));
         }
-        let (bytes, label) = match &self.config {
+        let (mut config, label) = match &self.config {
             Some(path) => {
+                let label = path.display().to_string();
                 let bytes = fs::read(path).map_err(deltamem::Error::io(path))?;
-                (bytes, path.display().to_string())
+                // in its own words where it is no configuration at all
+                DeltaConfig::from_json(&bytes, &label)?;
+                (serde_json::from_slice(&bytes).with_context(|| label.clone())?, label)
             }
-            None => (self.preset.config().to_string().into_bytes(), "preset".into()),
+            None => (self.preset.config(), "preset".into()),
         };
-        Ok((DeltaConfig::from_json(&bytes, &label)?, None))
+        self.changes.apply(&mut config);
+        let config = Value::from(config);
+        let delta = DeltaConfig::from_json(config.to_string().as_bytes(), &label)?;
+        let initial = Initialization {
+            lambda_bias: self.changes.lambda_bias.map(|bias| bias as f32),
+            seed: self.seed,
+            ..Initialization::default()
+        };
+        Ok((delta, Start::Fresh(initial.with_config(&config, &label)?)))
     }
 
     fn trainer(&self) -> TrainerOptions {
@@ -242,6 +355,13 @@ impl TrainOptions {
             "preset": self.config.is_none().then(|| format!("{:?}", self.preset).to_lowercase()),
             "config": self.config,
             "adapter": self.adapter,
+            "rank": self.changes.rank,
+            "state_heads": self.changes.state_heads,
+            "state_update": self.changes.state_update.map(StateUpdate::name),
+            "free_lambda": self.changes.free_lambda,
+            "beta_bias": self.changes.beta_bias,
+            "lambda_bias": self.changes.lambda_bias,
+            "device": format!("{:?}", self.device).to_lowercase(),
             "weights": self.weights.storage().name(),
             "steps": self.steps,
             "batch": self.batch,

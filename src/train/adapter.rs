@@ -1,15 +1,15 @@
 //! The trained tensors: on the host as named f32 values, on the device as leaves of a gradient step.
-//! Owns their initial values (as the reference starts) and how they enter the forward pass
-//! (SPEC.md section 2).
+//! Owns how they enter the forward pass (SPEC.md section 2); what they start at is `initial.rs`.
 
 use super::Device;
-use crate::config::{DeltaConfig, DeltaHead, DeltaScale, ModelConfig, adapter_tensor_name};
+use super::initial::{Initialization, initial_values};
+use crate::config::{DeltaConfig, DeltaScale, ModelConfig, adapter_tensor_name};
 use crate::error::{Error, Result};
 use crate::weights::{DType, TensorInfo, TensorSource};
 use burn_tensor::activation::sigmoid;
 use burn_tensor::{Tensor, TensorData};
 use rand_chacha::ChaCha12Rng;
-use rand_chacha::rand_core::{Rng, SeedableRng};
+use rand_chacha::rand_core::SeedableRng;
 
 /// Every tensor of an adapter as f32, in file order.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,46 +24,10 @@ struct Parameter {
     values: Vec<f32>,
 }
 
-/// How the corrections W_Δ start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OutputInit {
-    /// All zero: the adapter starts as the bare backbone.
-    Zero,
-    /// Small random numbers.
-    Random,
-    /// The first columns of the projection that is corrected, at unit length times the gain.
-    BaseSliceFixed,
-}
-
-/// Initial values, with the reference's defaults.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Initialization {
-    pub beta_bias: f32,
-    pub output: OutputInit,
-    /// Columns that [`OutputInit::BaseSliceFixed`] takes, at most.
-    pub base_slice_width: usize,
-    /// Factor of what [`OutputInit::Random`] and [`OutputInit::BaseSliceFixed`] put there.
-    pub online_gain: f32,
-    /// What `sigmoid(delta_scale_raw)·max` starts at.
-    pub delta_scale: f32,
-    pub seed: u64,
-}
-
-impl Default for Initialization {
-    fn default() -> Initialization {
-        Initialization {
-            beta_bias: -1.5,
-            output: OutputInit::BaseSliceFixed,
-            base_slice_width: 8,
-            online_gain: 0.05,
-            delta_scale: 1.0,
-            seed: 0,
-        }
-    }
-}
-
 impl AdapterParameters {
     /// Fresh parameters; `weights` is the backbone that [`OutputInit::BaseSliceFixed`] looks at.
+    ///
+    /// [`OutputInit::BaseSliceFixed`]: super::OutputInit::BaseSliceFixed
     ///
     /// # Errors
     /// [`Error::Config`] if a target layer does not exist, [`Error::Setting`] for a scale outside
@@ -163,73 +127,6 @@ impl TensorSource for AdapterParameters {
         out.copy_from_slice(&tensor.values[start..start + out.len()]);
         Ok(())
     }
-}
-
-/// As the reference's `reset_parameters`: inputs uniform in ±1/√h, gates' projections zero.
-fn initial_values(
-    delta: &DeltaConfig,
-    weights: &dyn TensorSource,
-    init: &Initialization,
-    name: &str,
-    shape: &[usize],
-    random: &mut ChaCha12Rng,
-) -> Result<Vec<f32>> {
-    let n: usize = shape.iter().product();
-    let mut uniform = |n_in: usize, gain: f32| -> Vec<f32> {
-        let bound = gain / (n_in as f32).sqrt();
-        (0..n).map(|_| bound * (random.next_u32() as f32 / 2f32.powi(31) - 1.0)).collect()
-    };
-    let part = name.rsplit('.').next().unwrap_or(name);
-    let head =
-        DeltaHead::ALL.into_iter().find(|head| part == format!("delta_{}_proj", head.name()));
-    Ok(match (part, head) {
-        ("memory_q_proj" | "memory_k_proj" | "memory_v_proj", _) => uniform(shape[1], 1.0),
-        ("beta_bias", _) => vec![init.beta_bias; n],
-        ("lambda_bias", _) => vec![-init.beta_bias; n],
-        ("delta_o_rmsnorm_weight", _) => vec![1.0; n],
-        ("delta_scale_raw", _) => {
-            let max = delta.delta_scale.map_or(1.0, |scale| scale.max);
-            if !(init.delta_scale > 0.0 && init.delta_scale < max) {
-                return Err(Error::Setting {
-                    name: "delta_scale_init",
-                    reason: format!("{} is not between 0 and {max}", init.delta_scale),
-                });
-            }
-            let share = (init.delta_scale / max).clamp(1e-4, 1.0 - 1e-4);
-            vec![(share / (1.0 - share)).ln(); n]
-        }
-        (_, Some(head)) if delta.delta_heads.contains(&head) => match init.output {
-            OutputInit::Zero => vec![0.0; n],
-            OutputInit::Random => uniform(shape[1], init.online_gain),
-            OutputInit::BaseSliceFixed => {
-                let base = name.replace(part, &format!("{}_proj.weight", head.name()));
-                base_slice(weights, &base, shape, delta.rank, init)?
-            }
-        },
-        _ => vec![0.0; n],
-    })
-}
-
-/// `[out, R]`: the first columns of `base` `[out, in]` at unit length times the gain, then zeros.
-fn base_slice(
-    weights: &dyn TensorSource,
-    base: &str,
-    shape: &[usize],
-    rank: usize,
-    init: &Initialization,
-) -> Result<Vec<f32>> {
-    let (n_out, n_rows) = (shape[0], shape[1]);
-    let matrix = weights.read_all(base)?;
-    let n_in = matrix.len() / n_out;
-    let mut values = vec![0.0; n_out * n_rows];
-    for column in 0..init.base_slice_width.min(rank).min(n_in) {
-        let entry = |row: usize| matrix[row * n_in + column];
-        let norm = (0..n_out).map(|row| entry(row) * entry(row)).sum::<f32>().sqrt().max(1e-6);
-        for row in 0..n_out {
-            values[row * n_rows + column] = entry(row) / norm * init.online_gain;
-        }
-    }
-    Ok(values)
 }
 
 /// An adapter on a device, for one gradient step or an evaluation.

@@ -8,7 +8,7 @@
 //! it; a step copies them to the device, and only gradients come back.
 //!
 //! The forward pass is proved against the CPU twin, its gradients against finite differences
-//! (`tests.rs`).
+//! (`tests.rs`), a trained adapter against the shaders (`tests/train.rs`).
 
 mod adapter;
 mod backbone;
@@ -17,6 +17,9 @@ mod checkpoint;
 mod delta_scan;
 mod episode;
 mod forward;
+#[cfg(feature = "train-gpu")]
+mod gpu_device;
+mod initial;
 mod log;
 mod optimizer;
 mod output;
@@ -27,12 +30,15 @@ mod tests;
 mod torch_file;
 mod trainer;
 
-pub use adapter::{AdapterParameters, Initialization, OutputInit};
+pub use adapter::AdapterParameters;
 pub use backbone::Backbone;
 pub use batch::CallBatch;
 pub use checkpoint::Checkpoint;
 pub use episode::{Episode, EpisodeCall, EpisodeReader};
 pub use forward::Context;
+#[cfg(feature = "train-gpu")]
+pub use gpu_device::gpu_device;
+pub use initial::{Initialization, OutputInit};
 pub use log::{LogLine, TrainingLog};
 pub use optimizer::{AdamW, AdamWOptions};
 pub use output::write_adapter;

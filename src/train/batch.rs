@@ -24,24 +24,32 @@ pub struct CallBatch {
     /// Added to scores, `[B, 1, T, P]`: 0 where token t sees cache position p, else very negative.
     /// P counts the cache and this call.
     pub(super) visibility: Tensor<4>,
-    /// 1 for tokens, 0 for padding, `[B, 1, T, 1]`; `None` = no padding.
-    pub(super) mask: Option<Tensor<4>>,
     pub(super) plan: BatchPlan,
     /// Rows of `[B·T]` whose next token is learnt, and that token.
     pub(super) targets: Vec<(usize, u32)>,
 }
 
-/// As [`WritePlan`], for all episodes of a batch.
-#[expect(clippy::large_enum_variant, reason = "there is one a call")]
-pub(super) enum BatchPlan {
-    ReadOnly,
-    PerToken,
-    /// Share of each token in the mean of each group `[B, G, T]`, and 1 where an episode has the
-    /// group `[B, 1, G, 1]`.
-    Groups {
-        weight: Tensor<3>,
-        mask: Tensor<4>,
-    },
+/// As [`WritePlan`], for all episodes of a batch; they may differ in it. First tokens write, then
+/// groups; an episode does one of both, or neither.
+pub(super) struct BatchPlan {
+    pub tokens: TokenWrites,
+    pub groups: Option<GroupWrites>,
+}
+
+/// Which tokens read, then write, one after the other; the others only read.
+pub(super) enum TokenWrites {
+    None,
+    All,
+    /// 1 for those that do, `[B, 1, T, 1]`
+    Masked(Tensor<4>),
+}
+
+/// Means that are written after the call.
+pub(super) struct GroupWrites {
+    /// Share of each token in the mean of each group, `[B, G, T]`
+    pub weight: Tensor<3>,
+    /// 1 where an episode has the group, `[B, 1, G, 1]`
+    pub mask: Tensor<4>,
 }
 
 /// Positions already in the KV caches of a batch; grows with each call.
@@ -63,8 +71,7 @@ impl CallBatch {
     /// into it. An empty call writes nothing.
     ///
     /// # Errors
-    /// [`Error::TokenOutOfRange`]; [`Error::Messages`] if all calls are empty, or if only some fall
-    /// back to writing every token (their ids are missing), which cannot be one batch.
+    /// [`Error::TokenOutOfRange`]; [`Error::Messages`] if all calls are empty.
     pub fn new(
         calls: &[&EpisodeCall],
         model: &ModelConfig,
@@ -91,13 +98,6 @@ impl CallBatch {
             let wanted = call.targets.iter().enumerate();
             targets.extend(wanted.filter_map(|(t, id)| id.map(|id| (row * n_tokens + t, id))));
         }
-        let is_padded = calls.iter().any(|call| call.tokens.len() != n_tokens);
-        let mask = is_padded.then(|| {
-            let lens = calls.iter().map(|call| call.tokens.len());
-            let mask = lens.flat_map(|len| (0..n_tokens).map(move |t| f32::from(t < len)));
-            Tensor::<1>::from_data(data(mask.collect(), [n_batch * n_tokens]), device)
-                .reshape([n_batch, 1, n_tokens, 1])
-        });
         let (rope, visibility) = positions(calls, n_tokens, model, cache, device);
         Ok(CallBatch {
             n_batch,
@@ -105,8 +105,7 @@ impl CallBatch {
             tokens: Tensor::from_data(TensorData::new(tokens, [n_batch * n_tokens]), device),
             rope,
             visibility,
-            mask,
-            plan: batch_plan(calls, n_tokens, delta, device)?,
+            plan: batch_plan(calls, n_tokens, delta, device),
             targets,
         })
     }
@@ -160,56 +159,57 @@ fn batch_plan(
     n_tokens: usize,
     delta: &DeltaConfig,
     device: &Device,
-) -> Result<BatchPlan> {
+) -> BatchPlan {
     let plan_of = |call: &&EpisodeCall| {
-        let call = Call {
+        let request = Call {
             tokens: &call.tokens,
             message_ids: call.message_ids.as_deref(),
             sentence_ids: call.sentence_ids.as_deref(),
             write_enabled: call.write_enabled,
         };
-        WritePlan::new(Some(delta), &call)
+        match call.tokens.is_empty() {
+            true => WritePlan::ReadOnly,
+            false => WritePlan::new(Some(delta), &request),
+        }
     };
-    let plans: Vec<Option<WritePlan>> =
-        calls.iter().map(|call| (!call.tokens.is_empty()).then(|| plan_of(call))).collect();
-    let mut kinds = plans.iter().flatten().map(std::mem::discriminant);
-    let first = kinds.next();
-    if kinds.any(|kind| Some(kind) != first) {
-        return Err(Error::Messages {
-            reason: "some episodes of a batch write per message, others per token: give all of \
-                     them message ids, or none"
-                .into(),
-        });
-    }
-    let n_groups = plans.iter().flatten().map(|plan| match plan {
+    let plans: Vec<WritePlan> = calls.iter().map(plan_of).collect();
+    let n_batch = calls.len();
+    let n_groups = plans.iter().map(|plan| match plan {
         WritePlan::Groups { n_groups, .. } => *n_groups,
         _ => 0,
     });
     let n_groups = n_groups.max().unwrap_or(0);
-    Ok(match plans.iter().flatten().next() {
-        None | Some(WritePlan::ReadOnly) => BatchPlan::ReadOnly,
-        Some(WritePlan::PerToken) => BatchPlan::PerToken,
-        Some(WritePlan::Groups { .. }) => {
-            let n_batch = calls.len();
-            let mut shares = vec![0.0; n_batch * n_groups * n_tokens];
-            let mut mask = vec![0.0; n_batch * n_groups];
-            for (row, plan) in plans.iter().enumerate() {
-                let Some(WritePlan::Groups { group_of_token, weight, n_groups: own }) = plan else {
-                    continue;
-                };
-                mask[row * n_groups..][..*own].fill(1.0);
+    let mut writes = vec![0.0; n_batch * n_tokens];
+    let mut shares = vec![0.0; n_batch * n_groups * n_tokens];
+    let mut has_group = vec![0.0; n_batch * n_groups];
+    for (row, (plan, call)) in plans.iter().zip(calls).enumerate() {
+        match plan {
+            WritePlan::ReadOnly => {}
+            WritePlan::PerToken => writes[row * n_tokens..][..call.tokens.len()].fill(1.0),
+            WritePlan::Groups { group_of_token, weight, n_groups: own } => {
+                has_group[row * n_groups..][..*own].fill(1.0);
                 for (t, group) in group_of_token.iter().enumerate() {
                     if let Some(group) = group {
                         shares[(row * n_groups + *group as usize) * n_tokens + t] = weight[t];
                     }
                 }
             }
-            BatchPlan::Groups {
-                weight: Tensor::from_data(data(shares, [n_batch, n_groups, n_tokens]), device),
-                mask: Tensor::from_data(data(mask, [n_batch, 1, n_groups, 1]), device),
-            }
         }
-    })
+    }
+    BatchPlan {
+        tokens: if writes.iter().all(|&w| w == 0.0) {
+            TokenWrites::None
+        } else if writes.iter().all(|&w| w == 1.0) {
+            TokenWrites::All
+        } else {
+            let shape = [n_batch, 1, n_tokens, 1];
+            TokenWrites::Masked(Tensor::from_data(data(writes, shape), device))
+        },
+        groups: (n_groups > 0).then(|| GroupWrites {
+            weight: Tensor::from_data(data(shares, [n_batch, n_groups, n_tokens]), device),
+            mask: Tensor::from_data(data(has_group, [n_batch, 1, n_groups, 1]), device),
+        }),
+    }
 }
 
 fn data<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> TensorData {

@@ -1,13 +1,17 @@
 //! What is learnt from: chat messages as calls of the model. Owns the JSONL format and how a
 //! conversation is cut: everything but the last user and assistant turn is written into the memory,
 //! then only that turn is visible, and the assistant's tokens are learnt.
+//!
+//! Where means are written, how a conversation is cut into calls decides what is written, so the
+//! context comes as a session feeds it (SPEC.md section 7): a prompt, the answer token by token, what
+//! closes it. Where every token writes, one call gives the same.
 
 use crate::chat::{ChatTemplate, CivilDate, Message, RenderOptions, Role};
 use crate::config::WriteGranularity;
 use crate::error::{Error, Result};
 use crate::loaded::{enable_thinking, load_template, load_tokenizer};
 use crate::model_folder::ModelFolder;
-use crate::spans::{SpanOptions, write_ids};
+use crate::spans::{SpanCache, SpanOptions};
 use crate::tokenizer::Tokenizer;
 use serde::Deserialize;
 use std::io::BufRead;
@@ -45,6 +49,11 @@ impl Episode {
         self.calls.iter().map(|call| call.tokens.len()).sum()
     }
 
+    /// The calls between which the KV cache is dropped, with those that continue them.
+    pub fn stretches(&self) -> impl Iterator<Item = &[EpisodeCall]> {
+        self.calls.chunk_by(|_, next| next.continues)
+    }
+
     /// Tokens that are learnt.
     pub fn n_targets(&self) -> usize {
         self.calls.iter().map(|call| call.targets.iter().flatten().count()).sum()
@@ -60,7 +69,7 @@ pub struct EpisodeReader {
     pub granularity: WriteGranularity,
     /// Whether the last turn writes into the memory, as it does in a conversation.
     pub question_writes: bool,
-    /// Longest call, in tokens.
+    /// Most tokens in the KV cache at once.
     pub max_tokens: usize,
 }
 
@@ -148,25 +157,72 @@ impl EpisodeReader {
         let (context, last_turn) = messages.split_at(n_context);
         let system: Vec<Message> =
             context.iter().take_while(|m| m.role == Role::System).cloned().collect();
-        // An empty call stands for no context, so that all episodes are cut alike.
-        let mut calls = vec![match context.len() > system.len() {
-            true => self.call(context, self.tokens(context, false)?, true)?,
-            false => EpisodeCall { write_enabled: true, ..EpisodeCall::default() },
-        }];
+        // An empty call stands for no context, so that all episodes drop their cache alike.
+        let mut calls = match context.len() > system.len() {
+            true => self.context(context)?,
+            false => vec![EpisodeCall { write_enabled: true, ..EpisodeCall::default() }],
+        };
         let visible: Vec<Message> = system.into_iter().chain(last_turn.iter().cloned()).collect();
         self.add_last_turn(&visible, &mut calls)?;
-        for call in &calls {
-            if call.tokens.len() > self.max_tokens {
+        let episode = Episode { calls };
+        for stretch in episode.stretches() {
+            let n_tokens: usize = stretch.iter().map(|call| call.tokens.len()).sum();
+            if n_tokens > self.max_tokens {
+                let most = self.max_tokens;
                 return Err(Error::Messages {
-                    reason: format!(
-                        "a call of {} tokens; at most {} are allowed",
-                        call.tokens.len(),
-                        self.max_tokens
-                    ),
+                    reason: format!("{n_tokens} tokens at once; at most {most} are allowed"),
                 });
             }
         }
-        Ok(Episode { calls })
+        Ok(episode)
+    }
+
+    /// What is written before the question.
+    fn context(&self, messages: &[Message]) -> Result<Vec<EpisodeCall>> {
+        if self.granularity != WriteGranularity::Token
+            && let Some(calls) = self.turns(messages)?
+        {
+            return Ok(calls);
+        }
+        let whole = self.tokens(messages, false)?;
+        Ok(vec![self.call(messages, whole, 0, true, &mut SpanCache::default())?])
+    }
+
+    /// A conversation as a session feeds it; `None` if the template shows an answer differently once
+    /// it is history, as a session then goes back and feeds it as a whole.
+    fn turns(&self, messages: &[Message]) -> Result<Option<Vec<EpisodeCall>>> {
+        let mut spans = SpanCache::default();
+        let mut calls: Vec<EpisodeCall> = Vec::new();
+        // the tokens of all calls so far
+        let mut fed: Vec<u32> = Vec::new();
+        for (index, message) in messages.iter().enumerate() {
+            let before = &messages[..index];
+            let is_answer = message.role == Role::Assistant
+                && before.iter().any(|message| message.role != Role::System);
+            if !is_answer && index + 1 < messages.len() {
+                continue;
+            }
+            let whole = self.tokens(&messages[..=index], false)?;
+            if is_answer {
+                let prompt = self.tokens(before, true)?;
+                let Some(answer) = whole.strip_prefix(&prompt[..]) else { return Ok(None) };
+                if !prompt.starts_with(&fed) {
+                    return Ok(None);
+                }
+                let end = answer.iter().position(|id| self.eos_token_ids.contains(id));
+                let answer = answer[..end.unwrap_or(answer.len())].to_vec();
+                let n_fed = std::mem::replace(&mut fed, [&prompt[..], &answer].concat()).len();
+                calls.push(self.call(before, prompt, n_fed, true, &mut spans)?);
+                calls.push(decoded(answer, true));
+            }
+            if !whole.starts_with(&fed) {
+                return Ok(None);
+            }
+            let n_fed = std::mem::replace(&mut fed, whole.clone()).len();
+            calls.push(self.call(&messages[..=index], whole, n_fed, true, &mut spans)?);
+        }
+        calls.iter_mut().skip(1).for_each(|call| call.continues = true);
+        Ok(Some(calls))
     }
 
     /// The question, then the answer as it would be decoded: token by token. Where every token
@@ -175,7 +231,8 @@ impl EpisodeReader {
         let (prompt_messages, answer) = visible.split_at(visible.len() - 1);
         let prompt = self.tokens(prompt_messages, true)?;
         let answer = self.answer(visible, &prompt, &answer[0].content)?;
-        let mut question = self.call(prompt_messages, prompt, self.question_writes)?;
+        let spans = &mut SpanCache::default();
+        let mut question = self.call(prompt_messages, prompt, 0, self.question_writes, spans)?;
         let last = question.tokens.len() - 1;
         question.targets[last] = Some(answer[0]);
         // The end of the answer is learnt, but never fed.
@@ -188,14 +245,7 @@ impl EpisodeReader {
             return Ok(());
         }
         calls.push(question);
-        // Without ids every token writes on its own, as while decoding.
-        calls.push(EpisodeCall {
-            tokens: fed,
-            targets,
-            write_enabled: self.question_writes,
-            continues: true,
-            ..EpisodeCall::default()
-        });
+        calls.push(EpisodeCall { targets, continues: true, ..decoded(fed, self.question_writes) });
         Ok(())
     }
 
@@ -223,23 +273,43 @@ impl EpisodeReader {
         self.tokenizer.encode(&self.template.render(messages, &options)?)
     }
 
-    fn call(&self, messages: &[Message], tokens: Vec<u32>, writes: bool) -> Result<EpisodeCall> {
-        let n_tokens = tokens.len();
+    /// A call of the last of `tokens`, all of which are those of `messages`.
+    fn call(
+        &self,
+        messages: &[Message],
+        mut tokens: Vec<u32>,
+        n_fed: usize,
+        write_enabled: bool,
+        spans: &mut SpanCache,
+    ) -> Result<EpisodeCall> {
         let (mut message_ids, mut sentence_ids) = (None, None);
         if self.granularity != WriteGranularity::Token {
             let with_sentences = self.granularity == WriteGranularity::SentenceMean;
             let options = SpanOptions { render: &self.render, with_sentences };
-            let ids = write_ids(messages, &self.template, &self.tokenizer, &tokens, options)?;
-            message_ids = Some(ids.message_ids);
-            sentence_ids = with_sentences.then_some(ids.sentence_ids);
+            let (template, tokenizer) = (&self.template, &self.tokenizer);
+            let mut ids = spans.write_ids(messages, template, tokenizer, &tokens, options)?;
+            message_ids = Some(ids.message_ids.split_off(n_fed));
+            sentence_ids = with_sentences.then(|| ids.sentence_ids.split_off(n_fed));
         }
+        let tokens = tokens.split_off(n_fed);
         Ok(EpisodeCall {
+            targets: vec![None; tokens.len()],
             tokens,
             message_ids,
             sentence_ids,
-            write_enabled: writes,
+            write_enabled,
             continues: false,
-            targets: vec![None; n_tokens],
         })
+    }
+}
+
+/// Tokens that are decoded: each writes on its own, as without ids.
+fn decoded(tokens: Vec<u32>, write_enabled: bool) -> EpisodeCall {
+    EpisodeCall {
+        targets: vec![None; tokens.len()],
+        tokens,
+        write_enabled,
+        continues: true,
+        ..EpisodeCall::default()
     }
 }

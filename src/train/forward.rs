@@ -3,7 +3,7 @@
 
 use super::adapter::{AdapterLayer, DeviceAdapter};
 use super::backbone::{Backbone, Layer};
-use super::batch::{BatchPlan, CachePositions, CallBatch};
+use super::batch::{CachePositions, CallBatch, GroupWrites, TokenWrites};
 use super::delta_scan::{self, Projected};
 use crate::config::{DeltaConfig, DeltaHead, ModelConfig, StateUpdateMode};
 use burn_tensor::activation::{log_sigmoid, sigmoid, silu, softmax};
@@ -30,6 +30,13 @@ impl Context {
             kv: vec![None; model.n_layers],
             states: vec![None; model.n_layers],
             n_batch,
+        }
+    }
+
+    /// No gradient passes back through what is remembered now.
+    pub fn detach_memory(&mut self) {
+        for state in self.states.iter_mut().flatten() {
+            *state = state.clone().detach();
         }
     }
 
@@ -168,27 +175,19 @@ fn remember(
         state.take().unwrap_or_else(|| Tensor::zeros([n_batch, n_heads, rank, rank], &n.device()));
     let raw = linear(n, &adapter.rows);
     let projected = project(adapter, delta, raw.clone());
-    let reads = match &call.plan {
-        BatchPlan::ReadOnly => {
-            *state = Some(before.clone());
-            delta_scan::read(before, projected.q)
-        }
-        BatchPlan::PerToken => {
-            let projected = match &call.mask {
-                Some(mask) => projected.masked(mask),
-                None => projected,
-            };
-            let (reads, after) = delta_scan::scan(before, &projected, truncate_tokens);
-            *state = Some(after);
-            reads
-        }
-        BatchPlan::Groups { weight, mask } => {
-            // The rows are linear in n, so their mean is the row of the mean (SPEC.md section 3).
-            let means = project(adapter, delta, weight.clone().matmul(raw)).masked(mask);
-            *state = Some(delta_scan::scan(before.clone(), &means, None).1);
-            delta_scan::read(before, projected.q)
+    let (reads, mut after) = match &call.plan.tokens {
+        TokenWrites::None => (delta_scan::read(before.clone(), projected.q), before),
+        TokenWrites::All => delta_scan::scan(before, &projected, truncate_tokens),
+        TokenWrites::Masked(mask) => {
+            delta_scan::scan(before, &projected.masked(mask), truncate_tokens)
         }
     };
+    if let Some(GroupWrites { weight, mask }) = &call.plan.groups {
+        // The rows are linear in n, so their mean is the row of the mean (SPEC.md section 3).
+        let means = project(adapter, delta, weight.clone().matmul(raw)).masked(mask);
+        after = delta_scan::scan(after, &means, None).1;
+    }
+    *state = Some(after);
     reads.swap_dims(1, 2).reshape([n_batch, call.n_tokens, n_heads * rank])
 }
 

@@ -220,6 +220,19 @@ impl Trainer {
         })
     }
 
+    /// What is computed for the learnt tokens of an episode, `[targets, vocab]`.
+    ///
+    /// # Errors
+    /// As [`CallBatch::new`].
+    pub fn logits(&self, episode: &Episode) -> Result<Vec<f32>> {
+        let adapter = self.device_adapter(false)?;
+        let parts = self.run(&adapter, &[episode])?;
+        Ok(parts
+            .into_iter()
+            .flat_map(|part| part.logits.into_data().iter().collect::<Vec<f32>>())
+            .collect())
+    }
+
     pub(super) fn device_adapter(&self, with_gradients: bool) -> Result<DeviceAdapter> {
         let (model, device) = (&self.backbone.config, &self.backbone.device);
         DeviceAdapter::new(&self.parameters, model, &self.delta, device, with_gradients)
@@ -238,45 +251,67 @@ impl Trainer {
 
     /// The calls of a batch, in order; logits where something is learnt.
     fn run(&self, adapter: &DeviceAdapter, episodes: &[&Episode]) -> Result<Vec<Answered>> {
-        let model = &self.backbone.config;
-        let n_calls = episodes.first().map_or(0, |episode| episode.calls.len());
+        let (model, device) = (&self.backbone.config, &self.backbone.device);
+        let truncate = self.options.truncate_tokens;
         let mut context = Context::new(model, episodes.len());
         let mut answered = Vec::new();
-        for index in 0..n_calls {
-            let calls: Option<Vec<&EpisodeCall>> =
-                episodes.iter().map(|episode| episode.calls.get(index)).collect();
-            let calls = calls.filter(|calls| {
-                calls.iter().all(|call| call.continues == calls[0].continues)
-                    && episodes.iter().all(|episode| episode.calls.len() == n_calls)
-            });
-            let calls = calls.ok_or_else(|| Error::Messages {
-                reason: "episodes of one batch are not cut into calls alike".into(),
-            })?;
-            if calls.iter().all(|call| call.tokens.is_empty()) {
-                continue;
+        let nothing = EpisodeCall::default();
+        for stretch in side_by_side(episodes, &nothing)? {
+            context.drop_cache();
+            let mut n_tokens = 0;
+            for (index, calls) in stretch.iter().enumerate() {
+                if calls.iter().all(|call| call.tokens.is_empty()) {
+                    continue;
+                }
+                if truncate.is_some_and(|truncate| n_tokens >= truncate) {
+                    context.detach_memory();
+                    n_tokens = 0;
+                }
+                let positions = &mut context.positions;
+                let batch = CallBatch::new(calls, model, &self.delta, positions, device)?;
+                n_tokens += batch.n_tokens;
+                let purpose = match batch.targets.is_empty() && index + 1 == stretch.len() {
+                    true => Purpose::Memory,
+                    false => Purpose::Output,
+                };
+                let delta = &self.delta;
+                let x =
+                    self.backbone.forward(adapter, delta, &batch, &mut context, purpose, truncate);
+                if batch.targets.is_empty() {
+                    continue;
+                }
+                let rows: Vec<usize> = batch.targets.iter().map(|&(row, _)| row).collect();
+                let logits = self.backbone.logits(x, &rows);
+                let (n_tokens, targets) = (batch.n_tokens, batch.targets);
+                answered.push(Answered { logits, n_tokens, targets });
             }
-            if !calls[0].continues {
-                context.drop_cache();
-            }
-            let device = &self.backbone.device;
-            let batch = CallBatch::new(&calls, model, &self.delta, &mut context.positions, device)?;
-            let goes_on = episodes[0].calls.get(index + 1).is_some_and(|next| next.continues);
-            let purpose = match batch.targets.is_empty() && !goes_on {
-                true => Purpose::Memory,
-                false => Purpose::Output,
-            };
-            let truncate = self.options.truncate_tokens;
-            let delta = &self.delta;
-            let x = self.backbone.forward(adapter, delta, &batch, &mut context, purpose, truncate);
-            if batch.targets.is_empty() {
-                continue;
-            }
-            let rows: Vec<usize> = batch.targets.iter().map(|&(row, _)| row).collect();
-            let logits = self.backbone.logits(x, &rows);
-            answered.push(Answered { logits, n_tokens: batch.n_tokens, targets: batch.targets });
         }
         Ok(answered)
     }
+}
+
+/// The calls of a batch, `[stretch][call][episode]`: a stretch is a call without a cache and those
+/// that continue it. Where an episode has fewer calls, `nothing` stands.
+fn side_by_side<'a>(
+    episodes: &[&'a Episode],
+    nothing: &'a EpisodeCall,
+) -> Result<Vec<Vec<Vec<&'a EpisodeCall>>>> {
+    let cut: Vec<Vec<&[EpisodeCall]>> =
+        episodes.iter().map(|episode| episode.stretches().collect()).collect();
+    let n_stretches = cut.first().map_or(0, Vec::len);
+    if cut.iter().any(|stretches| stretches.len() != n_stretches) {
+        return Err(Error::Messages {
+            reason: "episodes of one batch drop their caches at different calls".into(),
+        });
+    }
+    let stretch = |index: usize| {
+        let n_calls = cut.iter().map(|stretches| stretches[index].len()).max().unwrap_or(0);
+        let call = |call: usize| {
+            cut.iter().map(|stretches| stretches[index].get(call).unwrap_or(nothing)).collect()
+        };
+        (0..n_calls).map(call).collect()
+    };
+    Ok((0..n_stretches).map(stretch).collect())
 }
 
 /// What a call answered.

@@ -29,6 +29,8 @@ pub mod spans;
 pub mod store;
 pub mod tokenizer;
 pub mod tool_calls;
+#[cfg(all(feature = "train", not(target_arch = "wasm32")))]
+pub mod train;
 #[cfg(target_arch = "wasm32")]
 pub mod web;
 pub mod weights;

@@ -67,13 +67,7 @@ impl LoadedModel {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<LoadedModel> {
         let tokenizer = load_tokenizer(folder)?;
-        let template = folder.chat_template.as_deref().ok_or_else(|| Error::Template {
-            reason: format!(
-                "{}: neither chat_template.jinja nor one in tokenizer_config.json",
-                folder.name
-            ),
-        })?;
-        let template = ChatTemplate::parse(template, None, folder.tokenizer.eos_token.as_deref())?;
+        let template = load_template(folder)?;
         let weights = folder.tensors.as_ref();
         let source = adapter.map(|a| (&a.config, a.tensors.as_ref() as &dyn TensorSource));
         let engine = load_engine(&folder.config, weights, source, device, options, progress);
@@ -83,7 +77,6 @@ impl LoadedModel {
         };
         let defaults = SamplingOptions::default();
         let generation = &folder.generation;
-        let known_as = folder.tokenizer.name_or_path.as_deref().unwrap_or(&folder.name);
         let model = LoadedModel {
             engine: engine.await?,
             tokenizer: Arc::new(tokenizer),
@@ -103,8 +96,7 @@ impl LoadedModel {
                 seed: 0,
             },
             max_new_tokens: generation.max_new_tokens,
-            enable_thinking: default_enable_thinking(known_as)
-                .or_else(|| default_enable_thinking(&folder.name)),
+            enable_thinking: enable_thinking(folder),
             name: folder.name.clone(),
             identity,
             constraint_vocabulary: OnceLock::new(),
@@ -178,7 +170,31 @@ pub async fn load_engine(
     }
 }
 
-fn load_tokenizer(folder: &ModelFolder) -> Result<Tokenizer> {
+/// The chat template of a folder.
+///
+/// # Errors
+/// [`Error::Template`] if there is none, or it does not parse.
+pub fn load_template(folder: &ModelFolder) -> Result<ChatTemplate> {
+    let template = folder.chat_template.as_deref().ok_or_else(|| Error::Template {
+        reason: format!(
+            "{}: neither chat_template.jinja nor one in tokenizer_config.json",
+            folder.name
+        ),
+    })?;
+    ChatTemplate::parse(template, None, folder.tokenizer.eos_token.as_deref())
+}
+
+/// Whether a folder's template is told to think or not; `None` = it is told nothing.
+pub fn enable_thinking(folder: &ModelFolder) -> Option<bool> {
+    let known_as = folder.tokenizer.name_or_path.as_deref().unwrap_or(&folder.name);
+    default_enable_thinking(known_as).or_else(|| default_enable_thinking(&folder.name))
+}
+
+/// The tokenizer of a folder.
+///
+/// # Errors
+/// [`Error::Tokenizer`] if there is none, or it does not belong to the model.
+pub fn load_tokenizer(folder: &ModelFolder) -> Result<Tokenizer> {
     let json = folder.tokenizer_json.as_ref().ok_or_else(|| Error::Tokenizer {
         reason: format!("{}: there is no tokenizer.json", folder.name),
     })?;

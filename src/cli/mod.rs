@@ -16,6 +16,8 @@ mod output;
 mod probe;
 mod replay;
 mod talk;
+#[cfg(feature = "train")]
+mod train;
 
 use clap::{Parser, Subcommand};
 use output::note;
@@ -48,6 +50,9 @@ enum Command {
     Eval(eval::EvalOptions),
     /// Look at, export, import and forget stored memories
     Memory(memory::MemoryOptions),
+    /// Train a δ-mem adapter for a model
+    #[cfg(feature = "train")]
+    Train(train::TrainOptions),
 }
 
 /// A mistake in how the program was called that clap cannot see.
@@ -67,6 +72,8 @@ pub fn main() -> ExitCode {
         Command::Probe(options) => probe::run(&options),
         Command::Eval(options) => eval::run(&options),
         Command::Memory(options) => memory::run(&options),
+        #[cfg(feature = "train")]
+        Command::Train(options) => train::run(&options),
     };
     match result {
         Ok(code) => code,

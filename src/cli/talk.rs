@@ -108,7 +108,7 @@ pub fn now_ms() -> u64 {
 }
 
 /// The local day.
-fn today() -> CivilDate {
+pub fn today() -> CivilDate {
     let date = jiff::Zoned::now().date();
     let local = u16::try_from(date.year()).ok().zip(Some((date.month(), date.day())));
     local

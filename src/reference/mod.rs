@@ -17,6 +17,8 @@ pub use attention::{KvCache, attention, kv_write, rope};
 pub use linear::{embed, low_rank_add, matmul};
 pub use memory::{Projected, memory_project, memory_read, memory_scan, segment_mean};
 pub use mlp::{sigmoid, silu_mul};
+#[cfg(all(feature = "train", not(target_arch = "wasm32")))]
+pub(crate) use model::read_matrix;
 pub use model::{Model, Options, ParkedContext};
 pub use norm::rms_norm;
 pub use sampling::{argmax, mask_logits, repetition_penalty, top_k};

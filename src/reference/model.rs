@@ -472,7 +472,11 @@ fn normed_heads(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
 }
 
 /// A matrix `[out, in]`, each row rounded if wanted.
-fn read_matrix(source: &dyn TensorSource, name: &str, storage: Storage) -> Result<Vec<f32>> {
+pub(crate) fn read_matrix(
+    source: &dyn TensorSource,
+    name: &str,
+    storage: Storage,
+) -> Result<Vec<f32>> {
     let mut matrix = source.read_all(name)?;
     if storage != Storage::F32 {
         let n_in = source.info(name).map_or(1, |info| info.shape[1]);

@@ -431,7 +431,7 @@ CASES = (
 
 
 def evaluation_cases(seed):
-    """The lines of cases.jsonl: held-out people and wordings; unrelated turns are a session of their own."""
+    """The lines of cases.jsonl: held-out people and wordings; unrelated turns are sessions of their own, of 16 at most."""
     for group, n_facts, n_unrelated, task, values, count in CASES:
         rng = random.Random(f"{seed} {group} {n_facts} {n_unrelated}")
         for _ in range(count):
@@ -442,7 +442,7 @@ def evaluation_cases(seed):
             if task == "correction" and rng.random() < 0.5:
                 split -= 1
             line = {"group": group, "n_facts": n_facts, "n_unrelated": n_unrelated, "kind": case["kind"],
-                    "sessions": [part for part in (told[:split], told[split:]) if part], "question": case["question"], "answers": case["answers"]}
+                    "sessions": [part for part in (told[:split], *(told[i : i + 16] for i in range(split, len(told), 16))) if part], "question": case["question"], "answers": case["answers"]}
             if task == "correction":
                 line["old"] = case["old"]
             yield line

@@ -199,7 +199,8 @@ def main():
     parser.add_argument("--until", type=float, default=0)
     parser.add_argument("--eval-every", type=int, default=100)
     parser.add_argument("--eval-cases", type=int, default=100)
-    parser.add_argument("--resume", type=pathlib.Path)
+    parser.add_argument("--resume", type=pathlib.Path, help="an adapter.pt to go on from")
+    parser.add_argument("--plan-from", type=float, default=0.0, help="share of the training from which plans are drawn at the start")
     parser.add_argument("--compile", action="store_true", help="fuse the small operations (needs a C++ compiler)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
@@ -239,7 +240,7 @@ def main():
         p = min(1.0, (time.time() - began) / o.until if o.until else step / o.steps)
         for opt, peak in zip(optimizers, peaks):
             opt.param_groups[0]["lr"] = peak * min(1.0, (step + 1) / 30) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * p)))
-        plan = [plan for first, plan in PLANS if p >= first or first == 0.0][-1]
+        plan = [plan for first, plan in PLANS if max(p, o.plan_from) >= first][-1]
         drawn = [draw_episode(rng, episodes, plan, o.rows) for _ in range(o.batch)]
         told = Batch([row for row, _, _ in drawn], o.granularity)
         hidden, states = run(nano, told.ids, mem.zero_states(o.batch), told.writes)

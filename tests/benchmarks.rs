@@ -60,6 +60,14 @@ impl Run {
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 
+    /// The replies to a question, by mode.
+    fn replies(&self, id: &str) -> BTreeMap<String, String> {
+        let answers = self.answers();
+        let text = |answer: &Value, key: &str| answer[key].as_str().expect("a text").to_string();
+        let of_question = answers.iter().filter(|answer| answer["id"] == id);
+        of_question.map(|answer| (text(answer, "mode"), text(answer, "reply"))).collect()
+    }
+
     /// A number of the answer to a question, by mode.
     fn by_mode(&self, id: &str, key: &str) -> BTreeMap<String, u64> {
         let answers = self.answers();
@@ -129,6 +137,12 @@ fn locomo_asks_every_question_in_every_mode_and_goes_on_where_it_stopped() {
     let (prompt, fed) =
         (run.by_mode("mini-1/3", "prompt_tokens"), run.by_mode("mini-1/3", "fed_tokens"));
     assert!(fed["full"] < prompt["full"] / 2, "{fed:?} of {prompt:?}");
+
+    // a question that is asked alone gets the same replies: those before it left no trace
+    let alone = Run::new("locomo", "locomo.json");
+    alone.report(&[&ask[..], &["--categories", "2"]].concat());
+    assert_eq!(alone.replies("mini-1/3").len(), 4);
+    assert_eq!(alone.replies("mini-1/3"), run.replies("mini-1/3"));
 
     // other settings do not go into the same folder
     let (code, err) = run.failure(&run.data, &[&ask[..], &["--seed", "7"]].concat());

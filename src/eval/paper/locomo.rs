@@ -12,7 +12,7 @@
 //! Where it differs: the published suite draws with temperature 0.4, top-p 0.9 and top-k 10, here
 //! replies are greedy unless told otherwise; where the window is too small it keeps the oldest
 //! sessions (and in reverse order), here the oldest turns go; it leaves category 5 out of its tables,
-//! here the report sums up both ways.
+//! here the report sums up both ways; one misspelt word of its introduction is spelt right.
 
 use super::benchmark::Scored;
 use super::data::{DataFile, Place};

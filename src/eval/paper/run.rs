@@ -160,6 +160,9 @@ fn messages(
             n_tokens = 0;
         }
         if message.is_empty() {
+            if piece.trim().is_empty() {
+                continue;
+            }
             message.push_str(&section.header);
         }
         message.push_str(piece);

@@ -312,10 +312,13 @@ class Talk:
         return self.person.style.type(rng, rng.choice(rng.choice(NEVER_TOLD[self.question_side])), "?"), facts.NOT_TOLD_THAT
 
     def repeat(self):
-        """A list of words to be repeated: teaches copying far sooner than facts alone do."""
+        """A list of words to be repeated: teaches copying far sooner than facts alone do, also from a message's start."""
         words = [w for k in self.rng.choices(list(KINDS), k=self.rng.randint(2, 10)) for w in self.value(k).split()]
         opener = self.rng.choice(("repeat", "repeat after me", "say", "please say", "say this", "please repeat", "can you repeat"))
-        text = opener[0].upper() + opener[1:] + self.rng.choice((": ", " ")) + " ".join(words)
+        if self.rng.random() < 0.4:
+            text = " ".join([words[0][0].upper() + words[0][1:], *words[1:]]) + self.rng.choice((": ", ", ", ". ")) + opener
+        else:
+            text = opener[0].upper() + opener[1:] + self.rng.choice((": ", " ")) + " ".join(words)
         return text, "You said: " + " ".join(words)
 
     def chat(self):

@@ -4,6 +4,7 @@ use super::*;
 use crate::chat::{ChatTemplate, CivilDate, Message, Role};
 use crate::config::WriteGranularity;
 use crate::model_folder::ModelFolder;
+use crate::replay::StepKind;
 
 fn chat(parts: &[(Role, &str)]) -> Vec<Message> {
     parts.iter().map(|&(role, text)| Message::new(role, text)).collect()

@@ -41,7 +41,7 @@ pub(super) enum TokenWrites {
     None,
     All,
     /// 1 for those that do, `[B, 1, T, 1]`
-    Masked(Tensor<4>),
+    Masked(Box<Tensor<4>>),
 }
 
 /// Means that are written after the call.
@@ -203,7 +203,7 @@ fn batch_plan(
             TokenWrites::All
         } else {
             let shape = [n_batch, 1, n_tokens, 1];
-            TokenWrites::Masked(Tensor::from_data(data(writes, shape), device))
+            TokenWrites::Masked(Box::new(Tensor::from_data(data(writes, shape), device)))
         },
         groups: (n_groups > 0).then(|| GroupWrites {
             weight: Tensor::from_data(data(shares, [n_batch, n_groups, n_tokens]), device),

@@ -7,7 +7,7 @@ mod common;
 use deltamem::chat::{CivilDate, Message, Role};
 use deltamem::config::DeltaConfig;
 use deltamem::engine::{Call, Engine, Wanted, WantedLogits};
-use deltamem::loaded::{Device, built_in, load_engine};
+use deltamem::loaded::{Device, load_engine};
 use deltamem::memory::MemoryState;
 use deltamem::model::LoadOptions;
 use deltamem::model_folder::Adapter;
@@ -112,7 +112,7 @@ fn engine_logits(engine: &mut Engine, episode: &Episode, forgets: bool) -> Vec<f
 
 #[test]
 fn a_trained_adapter_gives_the_trainers_logits_in_every_engine() {
-    let (folder, _) = built_in().expect("the built-in model");
+    let (folder, _) = common::noise_model();
     let mut devices = vec![Device::Cpu];
     devices.extend(common::gpu(false).map(Device::Gpu));
     let told = |fact: &str, reply: &str, question: &str, answer: &str| {
@@ -181,7 +181,8 @@ fn a_trained_adapter_gives_the_trainers_logits_in_every_engine() {
                 assert!(error < 1e-3, "{json}, {device:?}: relative error {error}");
                 let forgotten = engine_logits(&mut engine, episode, true);
                 let change = relative_error(&forgotten, &expected);
-                assert!(change > 0.02, "{json}, {device:?}: the memory changes only {change}");
+                // ten times what an engine may differ by
+                assert!(change > 0.01, "{json}, {device:?}: the memory changes only {change}");
             }
         }
     }

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Trains nano's backbone from scratch on the dialogues of dialogues.py; the loss is on replies only.
 
-Writes OUT/backbone.pt, OUT/backbone.csv (one line an evaluation) and OUT/tokenizer.json.
+Writes OUT/backbone.pt, OUT/backbone.csv (one line an evaluation), OUT/tokenizer.json and
+OUT/checkpoint.pt, from which the same command goes on after an interruption.
 """
 
 import argparse
@@ -133,7 +134,7 @@ def main():
     parser.add_argument("--head-dim", type=int, default=model.CONFIG["head_dim"])
     parser.add_argument("--eval-every", type=int, default=250)
     parser.add_argument("--eval-cases", type=int, default=100)
-    parser.add_argument("--until", type=float, default=0, help="stop this many seconds after the start; the schedule follows the clock")
+    parser.add_argument("--until", type=float, default=0, help="stop this many seconds after the start, where the schedule follows the clock")
     parser.add_argument("--compile", action="store_true", help="fuse the small operations (needs a C++ compiler); a sixth faster")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", type=pathlib.Path, help="a backbone.pt whose weights and tokenizer to go on from, with long dialogues at once")
@@ -167,13 +168,28 @@ def main():
         optimizers = [torch.optim.AdamW(nano.parameters(), lr=o.adam_lr, betas=(0.9, 0.98), weight_decay=0.01)]
     peaks = [opt.param_groups[0]["lr"] for opt in optimizers]
     sets = evaluation_sets(o.eval_cases)
+    checkpoint_path = o.out / "checkpoint.pt"
+    checkpoint = torch.load(checkpoint_path, weights_only=False) if checkpoint_path.exists() else None
     began, step = time.time(), 0
     progress = lambda: min(1.0, (time.time() - began) / o.until if o.until else step / o.steps)
-    log = csv.writer((o.out / "backbone.csv").open("w", buffering=1))
-    log.writerow(["step", "seconds", "tokens", "loss", *sets])
     running, n_tokens = 0.0, 0
     level, level_since = (len(LEVELS) - 1 if resumed else 0), 0
-    for rows in batches(chat, random.Random(o.seed), lambda: level):
+    if checkpoint:
+        nano.load_state_dict(checkpoint["weights"])
+        for opt, state in zip(optimizers, checkpoint["optimizers"]):
+            opt.load_state_dict(state)
+        step, running, n_tokens, level, level_since = (checkpoint[k] for k in ("step", "running", "n_tokens", "level", "level_since"))
+        began -= checkpoint["seconds"]
+        print(f"goes on at step {step}", flush=True)
+    log = csv.writer((o.out / "backbone.csv").open("a" if checkpoint else "w", buffering=1))
+    if not checkpoint:
+        log.writerow(["step", "seconds", "tokens", "loss", *sets])
+    data = None
+    while True:
+        # The data depends on the step alone, so that an interrupted run sees the same.
+        if step % o.eval_every == 0 or data is None:
+            data = batches(chat, random.Random(f"{o.seed} {step // o.eval_every}"), lambda: level)
+        rows = next(data)
         p = progress()
         factor = min(1.0, (step + 1) / 50) * min(1.0, (1 - p) / 0.5 + 0.01)
         for opt, peak in zip(optimizers, peaks):
@@ -198,6 +214,8 @@ def main():
             print(f"{step} loss {running:.3f} {time.time() - began:.0f} s {n_tokens / (time.time() - began):.0f} tokens/s", flush=True)
         if step % o.eval_every == 0 or done:
             torch.save({"config": config, "weights": nano.state_dict()}, o.out / "backbone.pt")
+            torch.save({"weights": nano.state_dict(), "optimizers": [opt.state_dict() for opt in optimizers], "step": step, "running": running, "n_tokens": n_tokens,
+                        "level": level, "level_since": level_since, "seconds": time.time() - began}, checkpoint_path)
             results = {name: exact_replies(nano, chat, *s) for name, s in sets.items()}
             log.writerow([step, round(time.time() - began), n_tokens, f"{running:.4f}", *(f"{r:.3f}" for r, _ in results.values())])
             print({name: round(r, 3) for name, (r, _) in results.items()}, flush=True)

@@ -3,6 +3,7 @@
 `pieces` gives what chat_template.jinja renders with thinking off; `check_template` proves it.
 """
 
+import collections
 import json
 import pathlib
 import random
@@ -14,7 +15,7 @@ import facts
 
 FOLDER = pathlib.Path(__file__).resolve().parent
 VOCAB_SIZE = 6144
-MERGED_SIZE = 1400
+MERGED_SIZE = 1200
 # In SmolLM3's order; ids follow the byte-pair vocabulary. True = special (skipped in decoded text).
 ADDED_TOKENS = {
     "<|begin_of_text|>": True,
@@ -54,17 +55,14 @@ def byte_symbols(text):
     return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)[0][0]
 
 
-def whole_words():
-    """Words that are one token each: of values inside a sentence (also in lower case), of wordings, of values at a message's start."""
-    of = lambda texts: [w for w in dict.fromkeys(w for text in texts for w in text.split()) if w.isalpha()]
-    values = of(value for key in facts.KINDS for value in dialogues.VALUES[key]["all"])
-    wordings = of(text for kind in facts.KINDS.values() for line in (*kind.statements, *kind.questions) for text in facts.expand(line))
-    forms = (values, map(str.lower, values), wordings)
-    return dict.fromkeys([f" {w}" for form in forms for w in form] + [w.capitalize() for w in wordings] + values)
+def value_words():
+    """The words of all values inside a sentence, as written and in lower case."""
+    words = [w for w in dict.fromkeys(w for key in facts.KINDS for value in dialogues.VALUES[key]["all"] for w in value.split()) if w.isalpha()]
+    return dict.fromkeys([f" {w}" for w in words] + [f" {w.lower()}" for w in words])
 
 
 def make_tokenizer(seed=20261120, count=20000):
-    """Byte-level BPE on the generator's text; what room is left holds whole words, which no merges make."""
+    """Byte-level BPE on the generator's text; what room is left holds whole words, which no merges make: of values, then the most frequent."""
 
     def texts():
         rng = random.Random(seed)
@@ -87,9 +85,10 @@ def make_tokenizer(seed=20261120, count=20000):
     bpe = json.loads(tokenizer.to_str())["model"]
     vocab = bpe["vocab"]
     room = VOCAB_SIZE - len(ADDED_TOKENS)
-    for word in whole_words():
+    count = collections.Counter(piece for text in texts() for piece, _ in split.pre_tokenize_str(text) if piece.removeprefix("Ġ").isalpha())
+    for symbols in (*map(byte_symbols, value_words()), *(piece for piece, _ in count.most_common())):
         if len(vocab) < room:
-            vocab.setdefault(byte_symbols(word), len(vocab))
+            vocab.setdefault(symbols, len(vocab))
     assert len(vocab) == room, f"{len(vocab)} tokens leave room: raise MERGED_SIZE"
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[tuple(m) for m in bpe["merges"]], ignore_merges=True))
     tokenizer.pre_tokenizer = split

@@ -2,6 +2,7 @@
 //! read piece by piece as f32, so that nothing is ever held twice. One file a format.
 
 pub mod bytes;
+pub mod gguf;
 pub mod quantize;
 pub mod recipe;
 pub mod safetensors;

@@ -1,0 +1,3 @@
+//! GGUF files: the container of llama.cpp, with weights in blocks of a few bits.
+
+pub mod blocks;

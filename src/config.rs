@@ -3,18 +3,22 @@
 
 mod delta;
 mod keys;
+mod rope;
 
 pub use delta::{
     DeltaConfig, DeltaHead, DeltaScale, MAX_MEMORY_ROWS, MAX_RANK, StateUpdateMode,
     WriteGranularity, adapter_tensor_name,
 };
 pub(crate) use keys::{Keys, token_ids};
+pub use rope::Yarn;
 
 use crate::error::{Error, Result};
 use serde_json::Value;
 
 /// Largest JSON configuration accepted, in bytes. Real ones have a few kilobytes.
 pub const MAX_CONFIG_BYTES: usize = 1 << 20;
+/// Most positions accepted.
+const MAX_POSITIONS: usize = 1 << 24;
 /// Largest head dimension of the attention kernel (its accumulators are sized by it).
 pub const MAX_HEAD_DIM: usize = 256;
 
@@ -56,7 +60,9 @@ pub struct ModelConfig {
     pub vocab_size: usize,
     pub rms_norm_eps: f32,
     pub rope_theta: f32,
-    /// Positions that the backbone was trained for.
+    /// How RoPE is stretched to more positions than the backbone was trained for.
+    pub rope_scaling: Option<Yarn>,
+    /// Positions that the backbone can tell apart, stretched ones included.
     pub max_position_embeddings: usize,
     /// Per layer: true = RoPE, false = NoPE. `[n_layers]`
     pub use_rope: Vec<bool>,
@@ -72,7 +78,8 @@ impl ModelConfig {
     /// # Errors
     /// [`Error::Format`] for anything but a JSON object, [`Error::Config`] for a missing key or a
     /// value out of range, [`Error::Unsupported`] for another architecture or a variant that the
-    /// forward pass does not implement (biases, sliding window, scaled RoPE, other activations).
+    /// forward pass does not implement (biases, sliding window, RoPE scaled otherwise than by YaRN,
+    /// other activations).
     pub fn from_json(bytes: &[u8], file: &str) -> Result<ModelConfig> {
         let k = Keys::parse(bytes, file, MAX_CONFIG_BYTES)?;
         let architecture = match k.string("model_type")?.as_deref() {
@@ -132,6 +139,12 @@ impl ModelConfig {
             return Err(k.error("head_dim", format!("{head_dim} is odd; RoPE needs pairs")));
         }
         let rope_theta = k.rope_theta(architecture)?;
+        let trained_positions = k.size_or("max_position_embeddings", 32768, MAX_POSITIONS)?;
+        let rope_scaling = k.rope_scaling(trained_positions)?;
+        if rope_scaling.is_some() && rope_theta <= 1.0 {
+            return Err(k.error("rope_theta", format!("{rope_theta} is not above 1, as YaRN needs")));
+        }
+        let stretched = rope_scaling.map_or(0, |yarn| yarn.n_positions());
         let use_rope = match architecture {
             Architecture::SmolLm3 => k.use_rope(n_layers)?,
             Architecture::Qwen3 => vec![true; n_layers],
@@ -154,10 +167,8 @@ impl ModelConfig {
             vocab_size: k.size("vocab_size", 1 << 22)?,
             rms_norm_eps: rms_norm_eps as f32,
             rope_theta,
-            max_position_embeddings: match k.get("max_position_embeddings") {
-                Some(_) => k.size("max_position_embeddings", 1 << 24)?,
-                None => 32768,
-            },
+            rope_scaling,
+            max_position_embeddings: trained_positions.max(stretched).min(MAX_POSITIONS),
             use_rope,
             tie_word_embeddings: k
                 .boolean("tie_word_embeddings")?
@@ -224,16 +235,6 @@ impl ModelConfig {
 impl Keys<'_> {
     /// Top-level `rope_theta` (hub files) or `rope_parameters.rope_theta` (transformers 5).
     fn rope_theta(&self, architecture: Architecture) -> Result<f32> {
-        for key in ["rope_scaling", "rope_parameters"] {
-            let Some(value) = self.get(key) else { continue };
-            let Value::Object(map) = value else {
-                return Err(self.error(key, format!("expected an object, found {value}")));
-            };
-            let kind = map.get("rope_type").or_else(|| map.get("type"));
-            if kind.is_some_and(|k| !k.is_null() && k != "default") {
-                return Err(self.unsupported(key, "only unscaled RoPE is implemented"));
-            }
-        }
         let nested = self
             .get("rope_parameters")
             .and_then(|p| p.get("rope_theta"))

@@ -132,7 +132,7 @@ pub fn identity(
     Ok(MemoryIdentity {
         backbone: backbone_id(&folder.config),
         backbone_fingerprint: folder.fingerprint()?,
-        quantisation: weights.name().into(),
+        quantisation: quantisation(folder, weights),
         adapter_hash: adapter.hash.clone(),
         write_mode: adapter.config.write_granularity,
         dims: adapter.config.memory_dims(&folder.config)?,
@@ -168,6 +168,15 @@ pub async fn load_engine(
             Ok(Engine::Cpu(Box::new(model)))
         }
     }
+}
+
+/// What the matrices are kept in: the storages that the file has for them, else `weights`.
+fn quantisation(folder: &ModelFolder, weights: Storage) -> String {
+    let shapes = folder.config.tensor_shapes();
+    let matrices = shapes.iter().filter(|(_, shape)| shape.len() == 2);
+    let kept = matrices.map(|(name, _)| folder.tensors.own_storage(name).unwrap_or(weights));
+    let names: std::collections::BTreeSet<_> = kept.map(Storage::name).collect();
+    Vec::from_iter(names).join("+")
 }
 
 /// The chat template of a folder.

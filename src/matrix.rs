@@ -1,4 +1,4 @@
-//! A weight matrix on the GPU. Owns its storage format, its split into bindings and the streaming
+//! A weight matrix on the GPU. Owns its storage formats, its split into bindings and the streaming
 //! from a tensor source: rows pass through host memory a few megabytes at a time.
 
 use crate::error::Result;
@@ -12,20 +12,22 @@ const PIECE_BYTES: usize = 4 << 20;
 /// Bytes handed to the queue before it is made to let go of its copies.
 const FLUSH_BYTES: u64 = 64 << 20;
 
-/// `[n_rows, k]` in one storage format, in as many parts as the device's binding size asks for.
+/// `[n_rows, k]`, in as many parts as its tensors' storages and the device's binding size ask for.
 #[derive(Debug)]
 pub struct Matrix {
     pub k: usize,
     pub n_rows: usize,
-    pub storage: Storage,
     pub parts: Vec<MatrixPart>,
 }
 
-/// Consecutive rows of a matrix that fit into one binding.
+/// Consecutive rows of a matrix in one storage that fit into one binding.
 #[derive(Debug)]
 pub struct MatrixPart {
     pub row_start: usize,
     pub n_rows: usize,
+    pub storage: Storage,
+    /// Storage units a row, as the kernels count them.
+    pub row_stride: u32,
     values: wgpu::Buffer,
     scales: Option<wgpu::Buffer>,
 }
@@ -74,7 +76,8 @@ impl<'a> Uploader<'a> {
         Ok(buffer)
     }
 
-    /// Several tensors `[n_i, k]`, one below the other, as one matrix.
+    /// Several tensors `[n_i, k]`, one below the other, as one matrix: each in the storage that the
+    /// source has for it, or in `storage`.
     ///
     /// # Errors
     /// Those of the source and of [`Gpu::buffer`].
@@ -85,29 +88,52 @@ impl<'a> Uploader<'a> {
         k: usize,
         storage: Storage,
     ) -> Result<Matrix> {
-        let n_rows = tensors.iter().map(|(_, n)| n).sum();
-        let label = tensors.first().map_or("", |(name, _)| name.as_str());
-        let matrix = Matrix::empty(self.gpu, label, n_rows, k, storage).await?;
+        let storage_of = |name: &str| source.own_storage(name).unwrap_or(storage);
+        let mut matrix = Matrix { k, n_rows: 0, parts: Vec::new() };
+        // neighbours in one storage share parts
+        for run in tensors.chunk_by(|a, b| storage_of(&a.0) == storage_of(&b.0)) {
+            let n_rows = run.iter().map(|(_, n)| n).sum();
+            let name = run[0].0.as_str();
+            matrix.add_rows(self.gpu, name, n_rows, storage_of(name)).await?;
+        }
         let piece_rows = (PIECE_BYTES / (4 * k)).max(1);
-        let mut piece = vec![0.0; piece_rows * k];
         let mut row = 0;
         for (name, n) in tensors {
+            let own = source.own_storage(name);
+            let (value_bytes, scale_bytes) = row_bytes(storage_of(name), k);
             for start in (0..*n).step_by(piece_rows) {
                 let n_piece = piece_rows.min(n - start);
-                let values = &mut piece[..n_piece * k];
-                source.read_f32(name, start * k, values)?;
-                self.rows(&matrix, row, values).await?;
+                let (values, scales) = match own {
+                    Some(_) => {
+                        let mut values = vec![0; n_piece * value_bytes];
+                        let mut scales = vec![0; n_piece * scale_bytes];
+                        source.read_rows(name, start, &mut values, &mut scales)?;
+                        (values, scales)
+                    }
+                    None => {
+                        let mut rows = vec![0.0; n_piece * k];
+                        source.read_f32(name, start * k, &mut rows)?;
+                        encode_rows(storage, &rows, k)
+                    }
+                };
+                self.write_rows(&matrix, row, n_piece, &values, &scales).await?;
                 row += n_piece;
             }
         }
         Ok(matrix)
     }
 
-    /// Encodes rows and writes them at `row_start`, across parts.
-    async fn rows(&mut self, matrix: &Matrix, row_start: usize, rows: &[f32]) -> Result<()> {
-        let (values, scales) = encode_rows(matrix.storage, rows, matrix.k);
-        let (value_bytes, scale_bytes) = row_bytes(matrix.storage, matrix.k);
-        let row_end = row_start + rows.len() / matrix.k;
+    /// Writes `n_rows` stored rows of one storage at `row_start`, across parts.
+    async fn write_rows(
+        &mut self,
+        matrix: &Matrix,
+        row_start: usize,
+        n_rows: usize,
+        values: &[u8],
+        scales: &[u8],
+    ) -> Result<()> {
+        let (value_bytes, scale_bytes) = (values.len() / n_rows, scales.len() / n_rows);
+        let row_end = row_start + n_rows;
         for part in &matrix.parts {
             let from = row_start.max(part.row_start);
             let to = row_end.min(part.row_start + part.n_rows);
@@ -119,16 +145,16 @@ impl<'a> Uploader<'a> {
                 let bytes = &bytes[(from - row_start) * row_bytes..(to - row_start) * row_bytes];
                 self.gpu.queue.write_buffer(buffer, offset, bytes);
             };
-            write(&part.values, &values, value_bytes);
+            write(&part.values, values, value_bytes);
             if let Some(buffer) = &part.scales {
-                write(buffer, &scales, scale_bytes);
+                write(buffer, scales, scale_bytes);
             }
         }
         self.pending_bytes += (values.len() + scales.len()) as u64;
         if self.pending_bytes >= FLUSH_BYTES {
             self.flush().await?;
         }
-        self.done(rows.len() as u64);
+        self.done((n_rows * matrix.k) as u64);
         Ok(())
     }
 
@@ -161,30 +187,27 @@ impl<'a> Uploader<'a> {
 }
 
 impl Matrix {
-    /// Storage units a row, as the kernels count them.
-    pub fn row_stride(&self) -> u32 {
-        row_stride(self.storage, self.k)
-    }
-
-    async fn empty(
+    /// Makes room for more rows below those that are there.
+    async fn add_rows(
+        &mut self,
         gpu: &Gpu,
         label: &str,
         n_rows: usize,
-        k: usize,
         storage: Storage,
-    ) -> Result<Matrix> {
-        let (value_bytes, scale_bytes) = row_bytes(storage, k);
+    ) -> Result<()> {
+        let (value_bytes, scale_bytes) = row_bytes(storage, self.k);
         let limit = gpu.tier.max_binding_bytes.min(gpu.tier.max_buffer_bytes) as usize;
         // a row that does not fit alone fails below, in `storage`, with the device's limit
         let most_rows = (limit / value_bytes)
             .min(gpu.tier.max_workgroups as usize * MATVEC_ROWS as usize)
             .max(1);
-        let mut parts = Vec::new();
-        for row_start in (0..n_rows).step_by(most_rows) {
-            let n_part = most_rows.min(n_rows - row_start);
-            parts.push(MatrixPart {
-                row_start,
+        for start in (0..n_rows).step_by(most_rows) {
+            let n_part = most_rows.min(n_rows - start);
+            self.parts.push(MatrixPart {
+                row_start: self.n_rows + start,
                 n_rows: n_part,
+                storage,
+                row_stride: row_stride(storage, self.k),
                 values: gpu.storage(label, (n_part * value_bytes) as u64).await?,
                 scales: match scale_bytes {
                     0 => None,
@@ -192,7 +215,8 @@ impl Matrix {
                 },
             });
         }
-        Ok(Matrix { k, n_rows, storage, parts })
+        self.n_rows += n_rows;
+        Ok(())
     }
 }
 
@@ -228,7 +252,7 @@ mod tests {
     fn rows_are_encoded_one_after_the_other_in_every_storage() {
         let (n, k) = (7, 45);
         let rows: Vec<f32> = (0..n * k).map(|i| (i as f32 * 0.7).sin()).collect();
-        for storage in [Storage::F32, Storage::F16, Storage::Q8, Storage::Q4] {
+        for storage in Storage::ALL {
             let (values, scales) = encode_rows(storage, &rows, k);
             let (value_bytes, scale_bytes) = row_bytes(storage, k);
             assert_eq!((values.len(), scales.len()), (n * value_bytes, n * scale_bytes));

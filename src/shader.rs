@@ -36,6 +36,9 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("weight_f16_native", include_str!("../shaders/lib/weight_f16_native.wgsl")),
     ("weight_q8", include_str!("../shaders/lib/weight_q8.wgsl")),
     ("weight_q4", include_str!("../shaders/lib/weight_q4.wgsl")),
+    ("weight_q4_k", include_str!("../shaders/lib/weight_q4_k.wgsl")),
+    ("weight_q5_k", include_str!("../shaders/lib/weight_q5_k.wgsl")),
+    ("weight_q6_k", include_str!("../shaders/lib/weight_q6_k.wgsl")),
     ("order", include_str!("../shaders/lib/order.wgsl")),
     ("kv_f32", include_str!("../shaders/lib/kv_f32.wgsl")),
     ("kv_f16", include_str!("../shaders/lib/kv_f16.wgsl")),
@@ -48,12 +51,28 @@ pub enum Storage {
     F16,
     Q8,
     Q4,
+    /// GGUF's blocks of 256, for weights that come in them.
+    Q4K,
+    Q5K,
+    Q6K,
 }
 
 impl Storage {
-    /// As on the command line: `f32`, `f16`, `q8`, `q4`.
+    /// All of them.
+    pub const ALL: [Storage; 7] = [
+        Storage::F32,
+        Storage::F16,
+        Storage::Q8,
+        Storage::Q4,
+        Storage::Q4K,
+        Storage::Q5K,
+        Storage::Q6K,
+    ];
+
+    /// As on the command line: `f32`, `f16`, `q8`, `q4`; those that only files bring: `q4_k`, `q5_k`,
+    /// `q6_k`.
     pub fn name(self) -> &'static str {
-        ["f32", "f16", "q8", "q4"][self as usize]
+        ["f32", "f16", "q8", "q4", "q4_k", "q5_k", "q6_k"][self as usize]
     }
 }
 

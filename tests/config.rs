@@ -241,6 +241,7 @@ fn absent_backbone_keys_take_their_defaults() {
         vocab_size: 101,
         rms_norm_eps: 1e-6,
         rope_theta: 2e6,
+        rope_scaling: None,
         max_position_embeddings: 32768,
         use_rope: vec![true, true, true, false, true, true],
         tie_word_embeddings: true,
@@ -292,12 +293,45 @@ fn rope_theta_is_found_in_both_places() {
         let json = json!({ "rope_parameters": { "rope_theta": bad } });
         assert_eq!(config_key(model(json.clone()), &json), "rope_theta");
     }
-    let scaled = json!({"rope_type": "yarn", "factor": 4});
-    unsupported(model(json!({ "rope_scaling": scaled })), "rope_scaling");
-    unsupported(model(json!({ "rope_parameters": scaled })), "rope_parameters");
     unsupported(model(json!({ "rope_scaling": {"type": "linear"} })), "rope_scaling");
+    unsupported(model(json!({ "rope_parameters": {"rope_type": "llama3"} })), "rope_parameters");
     let text = json!({"rope_scaling": "yarn"});
     assert_eq!(config_key(model(text.clone()), &text), "rope_scaling");
+}
+
+#[test]
+fn yarn_stretches_the_positions() {
+    for key in ["rope_scaling", "rope_parameters"] {
+        let yarn = json!({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 65536});
+        let found = model(json!({"max_position_embeddings": 65536, key: yarn})).unwrap();
+        assert_eq!(found.max_position_embeddings, 131_072);
+        let scaling = found.rope_scaling.unwrap();
+        assert_eq!((scaling.factor, scaling.original_positions), (2.0, 65536));
+        assert!((scaling.attention_factor - 1.069_314_718).abs() < 1e-9);
+        assert_eq!((scaling.beta_fast, scaling.beta_slow, scaling.truncate), (32.0, 1.0, true));
+        // what the file says already may be the stretched number
+        let longer = model(json!({"max_position_embeddings": 262_144, key: yarn})).unwrap();
+        assert_eq!(longer.max_position_embeddings, 262_144);
+        let bare = json!({"type": "yarn", "factor": 4, "truncate": false});
+        let found = model(json!({"max_position_embeddings": 32768, key: bare})).unwrap();
+        assert_eq!(found.max_position_embeddings, 131_072);
+        assert!(!found.rope_scaling.unwrap().truncate);
+        let broken = [
+            json!({"type": "yarn"}),
+            json!({"type": "yarn", "factor": 0.5}),
+            json!({"type": "yarn", "factor": 1e9}),
+            json!({"type": "yarn", "factor": "2"}),
+            json!({"type": "yarn", "factor": 2, "beta_fast": -1}),
+            json!({"type": "yarn", "factor": 2, "truncate": 1}),
+            json!({"type": "yarn", "factor": 2, "original_max_position_embeddings": 0}),
+        ];
+        for yarn in broken {
+            let json = json!({ key: yarn });
+            assert_eq!(config_key(model(json.clone()), &json), key);
+        }
+    }
+    let flat = json!({"rope_theta": 1, "rope_scaling": {"type": "yarn", "factor": 2}});
+    assert_eq!(config_key(model(flat.clone()), &flat), "rope_theta");
 }
 
 #[test]

@@ -33,15 +33,15 @@ pub async fn embed(
     tokens: &wgpu::Buffer,
     x: &wgpu::Buffer,
 ) -> Result<Vec<Op>> {
-    let variant = Variant { weight: table.storage, ..kernels.variant };
     let n_quads = table.k.div_ceil(4) as u32;
     let mut ops = Vec::new();
     for part in &table.parts {
+        let variant = Variant { weight: part.storage, ..kernels.variant };
         let params = EmbedParams {
             n_quads,
             row_start: part.row_start as u32,
             n_rows: part.n_rows as u32,
-            weight_stride: table.row_stride(),
+            weight_stride: part.row_stride,
         };
         let buffers = part.bindings(&[(2, tokens), (10, x)]);
         let grid = Grid::PerToken(n_quads.div_ceil(ELEMENTWISE));

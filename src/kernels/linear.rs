@@ -83,13 +83,13 @@ async fn linear(
     target: LinearTarget<'_>,
     grid: impl Fn(u32) -> Grid,
 ) -> Result<Vec<Op>> {
-    let variant = Variant { weight: weight.storage, ..variant };
     let mut ops = Vec::new();
     for part in &weight.parts {
+        let variant = Variant { weight: part.storage, ..variant };
         let params = LinearParams {
             n_rows: part.n_rows as u32,
             n_quads: weight.k.div_ceil(4) as u32,
-            weight_stride: weight.row_stride(),
+            weight_stride: part.row_stride,
             y_stride: target.y_stride as u32,
             y_offset: part.row_start as u32,
             accumulate: target.accumulate.into(),

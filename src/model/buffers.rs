@@ -78,7 +78,7 @@ impl Buffers {
         // the device's limit is asked first, as the table takes as much host memory
         let rope_table =
             floats("rope table", context_window as u64 * config.head_dim as u64).await?;
-        let rope = RopeTable::new(config.rope_theta, config.head_dim, context_window);
+        let rope = RopeTable::of(config, context_window);
         let pairs = rope.cos.iter().zip(&rope.sin);
         let table: Vec<f32> = pairs.flat_map(|(&cos, &sin)| [cos, sin]).collect();
         gpu.queue.write_buffer(&rope_table, 0, bytemuck::cast_slice(&table));

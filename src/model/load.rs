@@ -21,7 +21,8 @@ pub const DEFAULT_CONTEXT: usize = 4096;
 /// How weights, KV cache and activations are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadOptions {
-    /// Storage of the backbone's matrices; norms and the adapter stay f32.
+    /// Storage of the backbone's matrices, but for those whose source has one of its own; norms and
+    /// the adapter stay f32.
     pub weights: Storage,
     /// Storage of the KV cache, [`Storage::F32`] or [`Storage::F16`].
     pub kv: Storage,

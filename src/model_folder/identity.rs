@@ -38,6 +38,9 @@ pub fn fingerprint(config: &ModelConfig, tensors: &dyn TensorSource) -> Result<S
         c.use_rope,
         c.tie_word_embeddings,
     ));
+    if let Some(yarn) = &c.rope_scaling {
+        hash.update(format!("{yarn:?}\n"));
+    }
     let mut shapes = config.tensor_shapes();
     shapes.sort();
     let mut values = vec![0.0; 2 * SAMPLE];

@@ -154,7 +154,7 @@ impl Model {
                 false => Some(read_matrix(weights, "lm_head.weight", options.weights)?),
             },
             layers,
-            rope: RopeTable::new(config.rope_theta, config.head_dim, options.context_window),
+            rope: RopeTable::of(config, options.context_window),
             kv: vec![KvCache::default(); config.n_layers],
             n_past: 0,
             memory: MemoryState::zeros(dims),
@@ -471,14 +471,14 @@ fn normed_heads(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     y
 }
 
-/// A matrix `[out, in]`, each row rounded if wanted.
+/// A matrix `[out, in]`, each row rounded to a storage unless the source has one of its own.
 pub(crate) fn read_matrix(
     source: &dyn TensorSource,
     name: &str,
     storage: Storage,
 ) -> Result<Vec<f32>> {
     let mut matrix = source.read_all(name)?;
-    if storage != Storage::F32 {
+    if storage != Storage::F32 && source.own_storage(name).is_none() {
         let n_in = source.info(name).map_or(1, |info| info.shape[1]);
         for_each_row(&mut matrix, n_in, |_, row| round_trip(storage, row, n_in));
     }

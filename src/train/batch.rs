@@ -133,7 +133,7 @@ fn positions(
         row.extend((0..n_tokens).map(|t| (t < call.tokens.len()).then_some(first + t)));
         highest = highest.max(first + n_tokens);
     }
-    let table = RopeTable::new(model.rope_theta, model.head_dim, highest);
+    let table = RopeTable::of(model, highest);
     let (mut cos, mut sin) = (Vec::new(), Vec::new());
     let mut visibility = Vec::with_capacity(n_batch * n_tokens * (n_past + n_tokens));
     for row in &cache.rows {

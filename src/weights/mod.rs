@@ -9,6 +9,7 @@ pub mod safetensors;
 pub mod torch;
 
 use crate::error::{Error, Result};
+use crate::shader::Storage;
 
 /// The type in which a file stores a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +64,27 @@ pub trait TensorSource {
     /// # Panics
     /// If the range reaches past the tensor's end.
     fn read_f32(&self, name: &str, start: usize, out: &mut [f32]) -> Result<()>;
+
+    /// The storage in which a matrix is kept whatever the caller asks for, because the file has it in
+    /// blocks that the kernels read; `None` for all others.
+    fn own_storage(&self, _name: &str) -> Option<Storage> {
+        None
+    }
+
+    /// Reads rows of a matrix in its [`TensorSource::own_storage`], from row `row_start` on, as many
+    /// as `values` and `scales` have room for; both are laid out as `quantize` says.
+    ///
+    /// # Errors
+    /// As [`TensorSource::read_f32`]; [`Error::MissingTensor`] if it has no storage of its own.
+    fn read_rows(
+        &self,
+        name: &str,
+        _row_start: usize,
+        _values: &mut [u8],
+        _scales: &mut [u8],
+    ) -> Result<()> {
+        Err(Error::MissingTensor { file: self.label().into(), name: name.into() })
+    }
 
     /// Checks that `name` is there with exactly this shape.
     ///

@@ -1,9 +1,13 @@
-//! How a matrix row is stored on the GPU: f32, f16, or blocks of 32 in 8 or 4 bits. Owns the byte
-//! layout that `shaders/lib/weight_*.wgsl` read, and its exact inverse for the CPU twin.
+//! How a matrix row is stored on the GPU: f32, f16, blocks of 32 in 8 or 4 bits, or GGUF's blocks of
+//! 256 (`gguf/repack.rs`). Owns the byte layout that `shaders/lib/weight_*.wgsl` read, and its exact
+//! inverse for the CPU twin.
 //!
 //! Rows are padded with zeros to whole quads (f32, f16) or whole blocks (q8, q4). The scales of a
 //! quantised row are f16, padded to an even number so that every row begins on a u32.
 
+use super::gguf::blocks::{GgmlType, SUPER_BLOCK};
+use super::gguf::encode::encode;
+use super::gguf::repack::{K_SCALE_BYTES, decode_element, repack_row};
 use crate::shader::Storage;
 use half::f16;
 
@@ -18,6 +22,11 @@ pub fn row_bytes(storage: Storage, k: usize) -> (usize, usize) {
         Storage::F16 => (k.next_multiple_of(4) * 2, 0),
         Storage::Q8 => (k.next_multiple_of(BLOCK), scales),
         Storage::Q4 => (k.next_multiple_of(BLOCK) / 2, scales),
+        Storage::Q4K | Storage::Q5K | Storage::Q6K => {
+            let blocks = k.div_ceil(SUPER_BLOCK);
+            let words = [32, 40, 48][storage as usize - Storage::Q4K as usize];
+            (blocks * words * 4, blocks * K_SCALE_BYTES)
+        }
     }
 }
 
@@ -26,7 +35,7 @@ pub fn row_stride(storage: Storage, k: usize) -> u32 {
     let unit = match storage {
         Storage::F32 => 16,
         Storage::F16 => 8,
-        Storage::Q8 | Storage::Q4 => 4,
+        _ => 4,
     };
     (row_bytes(storage, k).0 / unit) as u32
 }
@@ -43,6 +52,18 @@ pub fn encode_row(storage: Storage, row: &[f32], values: &mut [u8], scales: &mut
             for (bytes, x) in values.chunks_exact_mut(2).zip(padded(row)) {
                 bytes.copy_from_slice(&f16::from_f32(x).to_le_bytes());
             }
+        }
+        Storage::Q4K | Storage::Q5K | Storage::Q6K => {
+            let ty = match storage {
+                Storage::Q4K => GgmlType::Q4_K,
+                Storage::Q5K => GgmlType::Q5_K,
+                _ => GgmlType::Q6_K,
+            };
+            let whole: Vec<f32> =
+                padded(row).take(row.len().next_multiple_of(SUPER_BLOCK)).collect();
+            let mut blocks = vec![0; whole.len() / SUPER_BLOCK * ty.block_bytes()];
+            encode(ty, &whole, &mut blocks);
+            repack_row(ty, &blocks, values, scales);
         }
         Storage::Q8 | Storage::Q4 => {
             scales.fill(0);
@@ -78,6 +99,9 @@ pub fn decode_row(storage: Storage, values: &[u8], scales: &[u8], row: &mut [f32
             Storage::Q4 => {
                 let nibble = (values[i / 2] >> (4 * (i % 2))) & 15;
                 (f32::from(nibble) - 8.0) * scale(i)
+            }
+            Storage::Q4K | Storage::Q5K | Storage::Q6K => {
+                decode_element(storage, values, scales, i)
             }
         };
     }

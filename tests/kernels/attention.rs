@@ -52,7 +52,7 @@ fn check_rope_kv(kv: Storage, heads: &Heads, n_tokens: usize, n_past: usize, sca
     let (q_len, kv_len) = (heads.q * heads.dim, heads.kv * heads.dim);
     let stride = q_len + 2 * kv_len;
     let n_positions = n_past + n_tokens + 2;
-    let table = RopeTable::new(5e6, heads.dim, n_positions);
+    let table = RopeTable::new(5e6, heads.dim, None, n_positions);
     for use_rope in [true, false] {
         // v comes from a buffer of its own, as it does after q/k norms
         let qk = noise(n_tokens * stride, 1, scale);

@@ -12,7 +12,7 @@ use deltamem::weights::{DType, TensorInfo, TensorSource};
 use pollster::block_on;
 use std::sync::OnceLock;
 
-pub const STORAGES: [Storage; 4] = [Storage::F32, Storage::F16, Storage::Q8, Storage::Q4];
+pub const STORAGES: [Storage; 7] = Storage::ALL;
 
 /// A device and the kernels for one set of sizes.
 pub struct Bench {

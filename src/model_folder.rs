@@ -1,7 +1,9 @@
 //! An ordinary Hugging Face model folder, and the δ-mem adapter that goes with it. Owns which files
 //! there are, what they mean together, and that the tensors are all there; a page or a built-in
-//! model hands the same files over as bytes, another format brings its own [`TensorSource`].
+//! model hands the same files over as bytes, another format brings its own [`TensorSource`]; a GGUF
+//! file has it all in one (`gguf.rs`).
 
+mod gguf;
 mod identity;
 
 use crate::config::{DeltaConfig, Keys, MAX_CONFIG_BYTES, ModelConfig, token_ids};
@@ -19,6 +21,7 @@ use crate::weights::{bytes::read_bounded, safetensors::SafetensorsShards};
 #[cfg(not(target_arch = "wasm32"))]
 use std::path::Path;
 
+pub use gguf::BesideGguf;
 pub use identity::fingerprint;
 
 /// Largest tokenizer.json accepted.
@@ -84,13 +87,19 @@ pub struct TokenizerConfig {
 
 impl ModelFolder {
     /// Reads a folder with `config.json`, `model.safetensors` (or shards and their index) and,
-    /// if there, the tokenizer, template and generation files.
+    /// if there, the tokenizer, template and generation files; or a file whose name ends in
+    /// `.gguf`, with a `tokenizer.json`, `chat_template.jinja` and `generation_config.json` beside
+    /// it if they are there.
     ///
     /// # Errors
-    /// [`Error::Io`] for a file that is missing or unreadable, and as [`ModelFolder::from_files`].
+    /// [`Error::Io`] for a file that is missing or unreadable, and as [`ModelFolder::from_files`]
+    /// or [`ModelFolder::from_gguf`].
     #[cfg(not(target_arch = "wasm32"))]
     pub fn open(folder: impl AsRef<Path>) -> Result<ModelFolder> {
         let folder = folder.as_ref();
+        if is_gguf(folder) {
+            return ModelFolder::open_gguf(folder);
+        }
         ModelFolder::open_with(folder, |_| Ok(Box::new(SafetensorsShards::open(folder)?)))
     }
 
@@ -279,6 +288,12 @@ fn template_text(bytes: &[u8]) -> Result<String> {
         Ok(text) => Ok(text.to_string()),
         Err(_) => Err(bad("it is not UTF-8")),
     }
+}
+
+/// True for a path to a GGUF file rather than to a folder.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf")) && !path.is_dir()
 }
 
 /// `None` if there is no such file.

@@ -10,7 +10,7 @@ use deltamem::gpu::{Gpu, GpuOptions};
 use deltamem::loaded::{Device, LoadedModel, built_in, identity};
 use deltamem::memory_file::MemoryIdentity;
 use deltamem::model::{DEFAULT_CHUNK, LoadOptions};
-use deltamem::model_folder::{Adapter, ModelFolder};
+use deltamem::model_folder::{Adapter, ModelFolder, is_gguf};
 use deltamem::nano;
 use deltamem::shader::Storage;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -21,8 +21,8 @@ use std::path::PathBuf;
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Model")]
 pub struct ModelOptions {
-    /// Folder with a model's files as on Hugging Face [default: the built-in model]
-    #[arg(long, value_name = "FOLDER")]
+    /// Folder with a model's files as on Hugging Face, or a GGUF file [default: the built-in model]
+    #[arg(long, value_name = "FOLDER|FILE.gguf")]
     pub model: Option<PathBuf>,
     /// Folder with delta_mem_config.json and its adapter [default: the model's folder, if it has one]
     #[arg(long, value_name = "FOLDER")]
@@ -161,8 +161,13 @@ impl ModelOptions {
             Some(path) => {
                 let folder = ModelFolder::open(path)?;
                 let has_own = self.adapter.is_none() && !self.no_adapter;
-                let own = match has_own && path.join("delta_mem_config.json").exists() {
-                    true => Some(Adapter::open(path, &folder.config)?),
+                // what lies beside a GGUF file belongs to it
+                let beside = match is_gguf(path) {
+                    true => path.parent().unwrap_or(path),
+                    false => path,
+                };
+                let own = match has_own && beside.join("delta_mem_config.json").exists() {
+                    true => Some(Adapter::open(beside, &folder.config)?),
                     false => None,
                 };
                 (folder, own)

@@ -4,6 +4,7 @@
 //! Files are read, not mapped: a file that another program shortens while it is read gives an
 //! error here, where a mapping would kill the process.
 
+use super::gguf::blocks::{GgmlType, decode};
 use super::{DType, TensorInfo};
 use crate::error::{Error, Result};
 use half::slice::HalfFloatSliceExt;
@@ -37,8 +38,22 @@ pub(super) struct Stored {
     pub offset: u64,
 }
 
+impl Stored {
+    /// # Panics
+    /// If `len` elements from `start` on reach past the tensor's end.
+    pub(super) fn check_range(&self, start: usize, len: usize) {
+        assert!(
+            start.checked_add(len).is_some_and(|end| end <= self.info.n_elements()),
+            "{len} elements from {start} on are not inside shape {:?}",
+            self.info.shape
+        );
+    }
+}
+
 /// Elements of a 16-bit tensor that are widened at once (256 KiB).
 const CHUNK: usize = 1 << 17;
+/// Bytes of blocks that are widened at once.
+const BLOCKS_BYTES: usize = 1 << 18;
 
 impl Blob {
     /// Bytes in memory. `label` names them in errors.
@@ -151,14 +166,12 @@ impl Blob {
     /// # Panics
     /// If the range reaches past the tensor's end.
     pub(super) fn read_f32(&self, tensor: &Stored, start: usize, out: &mut [f32]) -> Result<()> {
-        assert!(
-            start.checked_add(out.len()).is_some_and(|end| end <= tensor.info.n_elements()),
-            "{} elements from {start} on are not inside shape {:?}",
-            out.len(),
-            tensor.info.shape
-        );
+        tensor.check_range(start, out.len());
         let dtype = tensor.info.dtype;
-        let offset = tensor.offset + start as u64 * dtype.size_bytes() as u64;
+        if let DType::Blocks(ty) = dtype {
+            return self.read_blocks(ty, tensor.offset, start, out);
+        }
+        let offset = tensor.offset + start as u64 * dtype.block_bytes() as u64;
         if dtype == DType::F32 {
             self.read(offset, bytemuck::cast_slice_mut(out))?;
             // Files are little-endian; nothing to do on little-endian machines.
@@ -170,7 +183,7 @@ impl Blob {
         let mut scratch = vec![0u16; out.len().min(CHUNK)];
         for (i, out) in out.chunks_mut(CHUNK).enumerate() {
             let halves = &mut scratch[..out.len()];
-            let offset = offset + (i * CHUNK * dtype.size_bytes()) as u64;
+            let offset = offset + (i * CHUNK * dtype.block_bytes()) as u64;
             self.read(offset, bytemuck::cast_slice_mut(halves))?;
             for x in halves.iter_mut() {
                 *x = u16::from_le(*x);
@@ -181,6 +194,37 @@ impl Blob {
                 }
                 _ => bytemuck::cast_slice::<u16, half::bf16>(halves).convert_to_f32_slice(out),
             }
+        }
+        Ok(())
+    }
+
+    /// Elements `start..` of the blocks of type `ty` that begin at `offset`.
+    fn read_blocks(
+        &self,
+        ty: GgmlType,
+        offset: u64,
+        start: usize,
+        mut out: &mut [f32],
+    ) -> Result<()> {
+        let (block_len, block_bytes) = (ty.block_len(), ty.block_bytes());
+        let mut block = start / block_len;
+        let mut skipped = start % block_len;
+        let (mut bytes, mut whole) = (Vec::new(), Vec::new());
+        while !out.is_empty() {
+            let n_left = (skipped + out.len()).div_ceil(block_len);
+            let n_blocks = n_left.min(BLOCKS_BYTES / block_bytes);
+            bytes.resize(n_blocks * block_bytes, 0);
+            self.read(offset + block as u64 * block_bytes as u64, &mut bytes)?;
+            let n = (n_blocks * block_len - skipped).min(out.len());
+            let (piece, rest) = out.split_at_mut(n);
+            if n == n_blocks * block_len {
+                decode(ty, &bytes, piece);
+            } else {
+                whole.resize(n_blocks * block_len, 0.0);
+                decode(ty, &bytes, &mut whole);
+                piece.copy_from_slice(&whole[skipped..][..n]);
+            }
+            (block, skipped, out) = (block + n_blocks, 0, rest);
         }
         Ok(())
     }

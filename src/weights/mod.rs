@@ -10,6 +10,7 @@ pub mod torch;
 
 use crate::error::{Error, Result};
 use crate::shader::Storage;
+use gguf::blocks::GgmlType;
 
 /// The type in which a file stores a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,14 +18,35 @@ pub enum DType {
     F32,
     F16,
     BF16,
+    /// A few bits an element, with scales that a block shares; rows are whole blocks.
+    Blocks(GgmlType),
 }
 
 impl DType {
-    /// Bytes an element takes in the file.
-    pub fn size_bytes(self) -> usize {
+    /// Elements of a block; 1 where each stands alone.
+    pub fn block_len(self) -> usize {
+        match self {
+            DType::F32 | DType::F16 | DType::BF16 => 1,
+            DType::Blocks(ty) => ty.block_len(),
+        }
+    }
+
+    /// Bytes a block takes in the file, or an element where each stands alone.
+    pub fn block_bytes(self) -> usize {
         match self {
             DType::F32 => 4,
             DType::F16 | DType::BF16 => 2,
+            DType::Blocks(ty) => ty.block_bytes(),
+        }
+    }
+
+    /// As people write it: `bf16`, `Q4_K`.
+    pub fn name(self) -> &'static str {
+        match self {
+            DType::F32 => "f32",
+            DType::F16 => "f16",
+            DType::BF16 => "bf16",
+            DType::Blocks(ty) => ty.name(),
         }
     }
 }

@@ -125,7 +125,7 @@ impl TensorSource for TorchFile {
 /// The tensor's place in the archive; `None` if it, or what the pickle says of its storage, does
 /// not fit into the storage's entry.
 fn place(tensor: &pickle::Tensor, storage: &zip::Entry) -> Option<Stored> {
-    let size = tensor.dtype.size_bytes() as u64;
+    let size = tensor.dtype.block_bytes() as u64;
     let n = (tensor.shape.iter()).try_fold(1, |n: u64, &d| n.checked_mul(d))?;
     let end = tensor.offset.checked_add(n)?;
     if tensor.storage_len.checked_mul(size)? != storage.len || end > tensor.storage_len {

@@ -15,7 +15,6 @@ use deltamem::eval::workers::Failure;
 use deltamem::loaded::{Device, LoadedModel};
 use deltamem::model_folder::{Adapter, ModelFolder};
 use deltamem::nano;
-use deltamem::weights::DType;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use std::io::IsTerminal;
@@ -191,12 +190,8 @@ fn talker(
 
 /// The type in which the folder's file has the weights.
 fn stored(folder: &ModelFolder) -> &'static str {
-    let dtype = folder.tensors.info("model.embed_tokens.weight").map(|info| info.dtype);
-    match dtype {
-        Some(DType::BF16) => "bf16",
-        Some(DType::F16) => "f16",
-        Some(DType::F32) | None => "f32",
-    }
+    let info = folder.tensors.info("model.embed_tokens.weight");
+    info.map_or("f32", |info| info.dtype.name())
 }
 
 /// A bar on standard error that counts turns; nothing if that is no terminal.

@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::gpu::Tier;
 use crate::kv_cache::cache_bytes;
 use crate::shader::Storage;
+use crate::weights::TensorSource;
 use crate::weights::quantize::row_bytes;
 
 /// SmolLM3-3B as far as its size goes.
@@ -42,7 +43,7 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    /// Of a backbone with or without δ-mem.
+    /// Of a backbone with or without δ-mem, all its matrices in one storage.
     ///
     /// # Errors
     /// If the adapter's layers are not the backbone's.
@@ -51,9 +52,34 @@ impl Footprint {
         delta: Option<&DeltaConfig>,
         layout: &Layout,
     ) -> Result<Footprint> {
+        Footprint::with(config, delta, layout, |_| None)
+    }
+
+    /// The same with the weights of a file, which may have storages of their own.
+    ///
+    /// # Errors
+    /// As [`Footprint::new`].
+    pub fn of_source(
+        config: &ModelConfig,
+        delta: Option<&DeltaConfig>,
+        layout: &Layout,
+        tensors: &dyn TensorSource,
+    ) -> Result<Footprint> {
+        Footprint::with(config, delta, layout, |name| tensors.own_storage(name))
+    }
+
+    fn with(
+        config: &ModelConfig,
+        delta: Option<&DeltaConfig>,
+        layout: &Layout,
+        own_storage: impl Fn(&str) -> Option<Storage>,
+    ) -> Result<Footprint> {
         let shapes = config.tensor_shapes();
-        let weights = shapes.iter().map(|(_, shape)| match shape[..] {
-            [rows, k] => matrix_bytes(layout.weights, rows, k).iter().sum(),
+        let weights = shapes.iter().map(|(name, shape)| match shape[..] {
+            [rows, k] => {
+                let storage = own_storage(name).unwrap_or(layout.weights);
+                matrix_bytes(storage, rows, k).iter().sum()
+            }
             _ => 4 * shape.iter().product::<usize>() as u64,
         });
         let (adapter, state) = match delta {

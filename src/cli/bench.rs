@@ -120,7 +120,9 @@ fn measure(
     }
     let layout =
         Layout { weights: load.weights, kv: load.kv, context_window: context, chunk: load.chunk };
-    let print = Footprint::new(&folder.config, adapter.map(|a| &a.config), &layout)?;
+    let delta = adapter.map(|a| &a.config);
+    let print =
+        Footprint::of_source(&folder.config, delta, &layout, folder.tensors.as_ref())?;
     let allocated = match &engine {
         Engine::Gpu(model) => model.gpu().device.generate_allocator_report(),
         Engine::Cpu(_) => None,

@@ -142,7 +142,9 @@ impl ModelConfig {
         let trained_positions = k.size_or("max_position_embeddings", 32768, MAX_POSITIONS)?;
         let rope_scaling = k.rope_scaling(trained_positions)?;
         if rope_scaling.is_some() && rope_theta <= 1.0 {
-            return Err(k.error("rope_theta", format!("{rope_theta} is not above 1, as YaRN needs")));
+            return Err(
+                k.error("rope_theta", format!("{rope_theta} is not above 1, as YaRN needs"))
+            );
         }
         let stretched = rope_scaling.map_or(0, |yarn| yarn.n_positions());
         let use_rope = match architecture {

@@ -170,8 +170,9 @@ pub async fn load_engine(
     }
 }
 
-/// What the matrices are kept in: the storages that the file has for them, else `weights`.
-fn quantisation(folder: &ModelFolder, weights: Storage) -> String {
+/// What the matrices are kept in: the storages that the file has for them, else `weights`; such as
+/// `f16` or `q4_k+q6_k`.
+pub fn quantisation(folder: &ModelFolder, weights: Storage) -> String {
     let shapes = folder.config.tensor_shapes();
     let matrices = shapes.iter().filter(|(_, shape)| shape.len() == 2);
     let kept = matrices.map(|(name, _)| folder.tensors.own_storage(name).unwrap_or(weights));

@@ -8,10 +8,10 @@ mod identity;
 
 use crate::config::{DeltaConfig, Keys, MAX_CONFIG_BYTES, ModelConfig, token_ids};
 use crate::error::{Error, Result};
-use crate::weights::TensorSource;
 use crate::weights::bytes::Blob;
 use crate::weights::safetensors::SafetensorsFile;
 use crate::weights::torch::TorchFile;
+use crate::weights::{TensorSource, Widened};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -176,6 +176,11 @@ impl ModelFolder {
             tokenizer,
             chat_template,
         })
+    }
+
+    /// The same model with all matrices kept as the caller asks, whatever blocks its file has them in.
+    pub fn widened(self) -> ModelFolder {
+        ModelFolder { tensors: Box::new(Widened(self.tensors)), ..self }
     }
 
     /// Every token id that ends a reply, by either configuration; ascending.

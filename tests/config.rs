@@ -302,7 +302,8 @@ fn rope_theta_is_found_in_both_places() {
 #[test]
 fn yarn_stretches_the_positions() {
     for key in ["rope_scaling", "rope_parameters"] {
-        let yarn = json!({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 65536});
+        let yarn =
+            json!({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 65536});
         let found = model(json!({"max_position_embeddings": 65536, key: yarn})).unwrap();
         assert_eq!(found.max_position_embeddings, 131_072);
         let scaling = found.rope_scaling.unwrap();

@@ -208,7 +208,8 @@ fn every_shader_can_be_written_for_metal() {
     for spec in SPECS {
         for variant in variants(spec) {
             // the flags' first values; their texts differ in literals only
-            let flags: Vec<_> = spec.flags.iter().map(|(name, values)| (*name, values[0])).collect();
+            let flags: Vec<_> =
+                spec.flags.iter().map(|(name, values)| (*name, values[0])).collect();
             let source = shader::source(spec.name, &variant, &flags);
             if !written.insert(source.clone()) {
                 continue;

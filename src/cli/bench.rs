@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::Args;
 use deltamem::engine::{Call, Engine, Wanted, WantedLogits};
 use deltamem::footprint::{Footprint, Layout};
-use deltamem::loaded::{Device, load_engine};
+use deltamem::loaded::{Device, load_engine, quantisation};
 use deltamem::memory::MemoryState;
 use deltamem::model_folder::{Adapter, ModelFolder};
 use deltamem::nano;
@@ -58,7 +58,7 @@ pub fn run(options: &BenchOptions) -> Result<ExitCode> {
         "date": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         "adapter": device_name(&device),
         "model": folder.name,
-        "weights": options.model.weights.storage().name(),
+        "weights": quantisation(&folder, options.model.weights().storage()),
         "kv": options.run.kv.storage().name(),
         "chunk": options.run.chunk,
         "base_tier": options.run.device.base_tier,
@@ -80,7 +80,7 @@ fn measure(
     folder: &ModelFolder,
     adapter: Option<&Adapter>,
 ) -> Result<Value> {
-    let load = options.run.load_options(options.model.weights);
+    let load = options.run.load_options(options.model.weights());
     let source = adapter.map(|a| (&a.config, a.tensors.as_ref() as &dyn TensorSource));
     let started = Instant::now();
     let mut engine = {
@@ -121,8 +121,7 @@ fn measure(
     let layout =
         Layout { weights: load.weights, kv: load.kv, context_window: context, chunk: load.chunk };
     let delta = adapter.map(|a| &a.config);
-    let print =
-        Footprint::of_source(&folder.config, delta, &layout, folder.tensors.as_ref())?;
+    let print = Footprint::of_source(&folder.config, delta, &layout, folder.tensors.as_ref())?;
     let allocated = match &engine {
         Engine::Gpu(model) => model.gpu().device.generate_allocator_report(),
         Engine::Cpu(_) => None,

@@ -8,6 +8,7 @@ use clap::Args;
 use deltamem::config::{DeltaConfig, ModelConfig};
 use deltamem::footprint::{Fit, Footprint, Layout, QWEN3_4B, SMOLLM3_3B, fit, splits};
 use deltamem::gpu::{self, Gpu, Tier};
+use deltamem::loaded::quantisation;
 use deltamem::model::{DEFAULT_CHUNK, DEFAULT_CONTEXT};
 use deltamem::shader::Storage;
 use deltamem::store::MemoryStore;
@@ -90,44 +91,76 @@ fn models(
 ) -> Result<Vec<Value>> {
     let published = DeltaConfig::from_json(PUBLISHED_DELTA, "delta_mem_config.json")?;
     let (folder, adapter) = options.model.open()?;
+    let delta = adapter.map(|adapter| adapter.config);
+    let mut models = Vec::new();
+    let as_stored = quantisation(&folder, Storage::F16);
+    if folder.tensors.names().iter().any(|name| folder.tensors.own_storage(name).is_some()) {
+        let layout = layout(&folder.config, Storage::F16);
+        let tensors = folder.tensors.as_ref();
+        let print = Footprint::of_source(&folder.config, delta.as_ref(), &layout, tensors)?;
+        let model = Model { name: &folder.name, config: &folder.config, weights: &as_stored };
+        models.push(model_json(&model, &layout, &print, tier, host_bytes));
+    }
     let wanted = [
-        (folder.name.as_str(), folder.config, adapter.map(|a| a.config)),
+        (folder.name.as_str(), folder.config, delta),
         ("SmolLM3-3B", ModelConfig::from_json(SMOLLM3_3B, "SmolLM3-3B")?, Some(published.clone())),
         ("Qwen3-4B-Instruct", ModelConfig::from_json(QWEN3_4B, "Qwen3-4B")?, Some(published)),
     ];
-    let mut models = Vec::new();
     for (name, config, delta) in &wanted {
         for weights in Weights::ALL.into_iter().filter(|&w| w != Weights::F32) {
-            let layout = Layout {
-                weights: weights.storage(),
-                kv: Storage::F16,
-                context_window: DEFAULT_CONTEXT.min(config.max_position_embeddings),
-                chunk: DEFAULT_CHUNK,
-            };
+            let layout = layout(config, weights.storage());
             let print = Footprint::new(config, delta.as_ref(), &layout)?;
-            let binding = tier.map(|tier| tier.max_binding_bytes.min(tier.max_buffer_bytes));
-            let splits = binding.map(|b| splits(config, layout.weights, b)).unwrap_or_default();
-            let is_host = tier.is_none_or(|tier| tier.software);
-            let (fits, verdict) = verdict(fit(&print, config, &layout, tier, host_bytes), is_host);
-            models.push(json!({
-                "model": name,
-                "weights": layout.weights.name(),
-                "context": layout.context_window,
-                "weights_bytes": print.weights,
-                "adapter_bytes": print.adapter,
-                "kv_bytes": print.kv,
-                "state_bytes": print.state,
-                "activation_bytes": print.activations,
-                "total_bytes": print.total(),
-                "split": splits.iter().map(|s| json!({
-                    "tensor": s.tensor, "bytes": s.size_bytes, "parts": s.n_parts,
-                })).collect::<Vec<_>>(),
-                "fits": fits,
-                "verdict": verdict,
-            }));
+            let model = Model { name, config, weights: layout.weights.name() };
+            models.push(model_json(&model, &layout, &print, tier, host_bytes));
         }
     }
     Ok(models)
+}
+
+/// What a row is about.
+struct Model<'a> {
+    name: &'a str,
+    config: &'a ModelConfig,
+    weights: &'a str,
+}
+
+fn layout(config: &ModelConfig, weights: Storage) -> Layout {
+    Layout {
+        weights,
+        kv: Storage::F16,
+        context_window: DEFAULT_CONTEXT.min(config.max_position_embeddings),
+        chunk: DEFAULT_CHUNK,
+    }
+}
+
+fn model_json(
+    model: &Model<'_>,
+    layout: &Layout,
+    print: &Footprint,
+    tier: Option<&Tier>,
+    host_bytes: Option<u64>,
+) -> Value {
+    let config = model.config;
+    let binding = tier.map(|tier| tier.max_binding_bytes.min(tier.max_buffer_bytes));
+    let splits = binding.map(|b| splits(config, layout.weights, b)).unwrap_or_default();
+    let is_host = tier.is_none_or(|tier| tier.software);
+    let (fits, verdict) = verdict(fit(print, config, layout, tier, host_bytes), is_host);
+    json!({
+        "model": model.name,
+        "weights": model.weights,
+        "context": layout.context_window,
+        "weights_bytes": print.weights,
+        "adapter_bytes": print.adapter,
+        "kv_bytes": print.kv,
+        "state_bytes": print.state,
+        "activation_bytes": print.activations,
+        "total_bytes": print.total(),
+        "split": splits.iter().map(|s| json!({
+            "tensor": s.tensor, "bytes": s.size_bytes, "parts": s.n_parts,
+        })).collect::<Vec<_>>(),
+        "fits": fits,
+        "verdict": verdict,
+    })
 }
 
 /// Whether it fits, if that can be known, and why.

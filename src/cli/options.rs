@@ -30,9 +30,10 @@ pub struct ModelOptions {
     /// Use the bare backbone, without a memory
     #[arg(long, conflicts_with = "adapter")]
     pub no_adapter: bool,
-    /// How the weights are kept; a memory belongs to one of them
-    #[arg(long, value_enum, default_value_t = Weights::F16)]
-    pub weights: Weights,
+    /// How the weights are kept; a memory belongs to one of them [default: f16; of a GGUF file, as it
+    /// has them]
+    #[arg(long, value_enum)]
+    weights: Option<Weights>,
 }
 
 /// How a model runs.
@@ -160,6 +161,7 @@ impl ModelOptions {
             }
             Some(path) => {
                 let folder = ModelFolder::open(path)?;
+                let folder = if self.weights.is_some() { folder.widened() } else { folder };
                 let has_own = self.adapter.is_none() && !self.no_adapter;
                 // what lies beside a GGUF file belongs to it
                 let beside = match is_gguf(path) {
@@ -181,6 +183,11 @@ impl ModelOptions {
         Ok((folder, adapter))
     }
 
+    /// How those matrices are kept whose file does not say.
+    pub fn weights(&self) -> Weights {
+        self.weights.unwrap_or(Weights::F16)
+    }
+
     /// What memories of this model are bound to. Reads little and needs no GPU.
     pub fn identity(&self) -> Result<MemoryIdentity> {
         let (folder, adapter) = self.open()?;
@@ -190,7 +197,7 @@ impl ModelOptions {
                 format!("{name} has no δ-mem adapter, so it has no memories; see --adapter");
             return Err(Usage(reason).into());
         };
-        Ok(identity(&folder, &adapter, self.weights.storage())?)
+        Ok(identity(&folder, &adapter, self.weights().storage())?)
     }
 
     /// Loads the model onto a device, with a progress bar where somebody can see it.
@@ -201,7 +208,7 @@ impl ModelOptions {
         if self.model.is_none() {
             note!("{}", nano::NOTICE);
         }
-        let options = run.load_options(self.weights);
+        let options = run.load_options(self.weights());
         let mut progress = LoadProgress::new(&folder.name);
         let mut set = |done, of| progress.set(done, of);
         let load = LoadedModel::load(&folder, adapter.as_ref(), &device, &options, &mut set);

@@ -43,7 +43,9 @@ impl Keys<'_> {
                 None => {}
                 Some(kind) if kind == "yarn" => found = Some(self.yarn(key, map, trained)?),
                 Some(_) => {
-                    return Err(self.unsupported(key, "only unscaled RoPE and YaRN are implemented"));
+                    return Err(
+                        self.unsupported(key, "only unscaled RoPE and YaRN are implemented")
+                    );
                 }
             }
         }
@@ -62,14 +64,15 @@ impl Keys<'_> {
                 }
             },
         };
-        let factor = number("factor", 1.0..=1024.0)?
-            .ok_or_else(|| self.error(key, "factor: missing"))?;
+        let factor =
+            number("factor", 1.0..=1024.0)?.ok_or_else(|| self.error(key, "factor: missing"))?;
         let original = number("original_max_position_embeddings", 1.0..=16_777_216.0)?;
         let magnitude = |scale: f64| 0.1 * scale * factor.ln() + 1.0;
         let attention_factor = match number("attention_factor", 0.01..=100.0)? {
             Some(given) => given,
             None => {
-                let scales = (number("mscale", 0.0..=100.0)?, number("mscale_all_dim", 0.0..=100.0)?);
+                let scales =
+                    (number("mscale", 0.0..=100.0)?, number("mscale_all_dim", 0.0..=100.0)?);
                 match scales {
                     (Some(a), Some(b)) if a != 0.0 && b != 0.0 => magnitude(a) / magnitude(b),
                     _ => magnitude(1.0),

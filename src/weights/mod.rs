@@ -138,3 +138,24 @@ pub trait TensorSource {
         Ok(out)
     }
 }
+
+/// The same tensors without storages of their own: matrices are widened and stored as the caller asks.
+pub struct Widened(pub Box<dyn TensorSource + Send>);
+
+impl TensorSource for Widened {
+    fn label(&self) -> &str {
+        self.0.label()
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.0.names()
+    }
+
+    fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.0.info(name)
+    }
+
+    fn read_f32(&self, name: &str, start: usize, out: &mut [f32]) -> Result<()> {
+        self.0.read_f32(name, start, out)
+    }
+}

@@ -14,6 +14,7 @@ use deltamem::eval::paper::report::Report;
 use deltamem::eval::paper::run::{self, Progress};
 use deltamem::eval::paper::task::{Mode, Question, Task};
 use deltamem::eval::paper::{hotpotqa, locomo, memory_agent};
+use deltamem::loaded::quantisation;
 use deltamem::sampler::SamplingOptions;
 use deltamem::session::{Session, SessionOptions};
 use serde_json::{Value, json};
@@ -205,7 +206,7 @@ fn evaluate(job: &Job<'_>, options: &CommonOptions) -> Result<ExitCode> {
             "name": model.name,
             "fingerprint": folder.fingerprint()?,
             "adapter": adapter.map(|adapter| adapter.hash),
-            "weights": options.model.weights.storage().name(),
+            "weights": quantisation(&folder, options.model.weights().storage()),
             "kv": options.run.kv.storage().name(),
             "context": model.engine.context_window(),
         },

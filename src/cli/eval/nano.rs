@@ -12,7 +12,7 @@ use deltamem::eval::recall::{at_most, fact_turns, nano_turns, run_facts, run_nan
 use deltamem::eval::report::{FactsReport, Miss, NanoReport, percent, variant};
 use deltamem::eval::talker::Talker;
 use deltamem::eval::workers::Failure;
-use deltamem::loaded::{Device, LoadedModel};
+use deltamem::loaded::{Device, LoadedModel, quantisation};
 use deltamem::model_folder::{Adapter, ModelFolder};
 use deltamem::nano;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -164,7 +164,7 @@ fn talkers(options: &NanoOptions) -> Result<(Vec<Talker>, Setting)> {
     };
     let load = || talker(options, &folder, &adapter, &device);
     let talkers: Result<Vec<Talker>> = (0..n_threads).map(|_| load()).collect();
-    let weights = options.model.weights.storage().name();
+    let weights = quantisation(&folder, options.model.weights().storage());
     let setting = Setting {
         device: device_name(&device),
         weights: format!("{} stored, {weights} loaded, f32 computed", stored(&folder)),
@@ -180,7 +180,7 @@ fn talker(
     adapter: &Adapter,
     device: &Device,
 ) -> Result<Talker> {
-    let load_options = options.run.load_options(options.model.weights);
+    let load_options = options.run.load_options(options.model.weights());
     let mut progress = LoadProgress::new(&folder.name);
     let mut set = |done, of| progress.set(done, of);
     let load = LoadedModel::load(folder, Some(adapter), device, &load_options, &mut set);

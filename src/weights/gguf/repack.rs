@@ -55,7 +55,11 @@ pub fn repack_row(ty: GgmlType, blocks: &[u8], values: &mut [u8], scales: &mut [
                 scales[4..].copy_from_slice(&block[192..208]);
                 for i in 0..SUPER_BLOCK {
                     let (half, quarter, l) = (i / 128, i / 32 % 4, i % 32);
-                    set_nibble(values, i, block[half * 64 + quarter % 2 * 32 + l] >> (quarter / 2 * 4));
+                    set_nibble(
+                        values,
+                        i,
+                        block[half * 64 + quarter % 2 * 32 + l] >> (quarter / 2 * 4),
+                    );
                     let upper = block[128 + half * 32 + l] >> (quarter * 2) & 3;
                     values[128 + i / 4] |= upper << (i % 4 * 2);
                 }

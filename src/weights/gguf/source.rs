@@ -33,8 +33,6 @@ pub struct GgufSource {
     metadata: Metadata,
     architecture: String,
     tensors: BTreeMap<String, Place>,
-    /// Whether matrices stay in their blocks on the device.
-    keeps_blocks: bool,
 }
 
 struct Place {
@@ -104,13 +102,7 @@ impl GgufSource {
                 }
             }
         }
-        Ok(GgufSource { label, files, metadata, architecture, tensors, keeps_blocks: true })
-    }
-
-    /// The same, with all matrices kept on the device as the caller asks instead of in the file's
-    /// blocks: widened, and stored anew.
-    pub fn widened(self) -> GgufSource {
-        GgufSource { keeps_blocks: false, ..self }
+        Ok(GgufSource { label, files, metadata, architecture, tensors })
     }
 
     /// The values in front of the tensors.
@@ -152,7 +144,7 @@ impl TensorSource for GgufSource {
     }
 
     fn own_storage(&self, name: &str) -> Option<Storage> {
-        let info = self.info(name).filter(|info| self.keeps_blocks && info.shape.len() == 2)?;
+        let info = self.info(name).filter(|info| info.shape.len() == 2)?;
         match info.dtype {
             DType::Blocks(ty) => repack::storage(ty),
             _ => None,

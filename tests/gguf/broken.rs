@@ -252,7 +252,7 @@ fn layouts_are_checked() {
     changed(on(|t| t.dimensions = vec![u64::MAX, u64::MAX]), "format", "is too large");
     changed(on(|t| t.dimensions = vec![1 << 40, 1 << 40]), "format", "is too large");
     changed(on(|t| t.dimensions = vec![8, 1 << 40]), "format", "reaches past its end");
-    changed(on(|t| t.ty = 8), "format", "has rows of broken blocks");
+    changed(on(|t| t.ty = 8), "format", "has rows that end within a block");
     changed(on(|t| t.dimensions = vec![4, 8]), "tensor_shape", "self_attn.q_proj");
     changed(on(|t| t.name = "blk.0.attn_k.weight".into()), "format", "is listed twice");
     for n in [0, 3, 1 << 20] {

@@ -2,7 +2,7 @@
 //! are those of the Hugging Face folder behind them, which `RecipeSource` and `expected.json` know.
 
 use super::{path, read};
-use deltamem::config::ModelConfig;
+use deltamem::config::{DeltaConfig, ModelConfig};
 use deltamem::engine::{Call, Wanted, WantedLogits};
 use deltamem::loaded::{load_template, load_tokenizer};
 use deltamem::model_folder::ModelFolder;
@@ -14,7 +14,10 @@ use deltamem::weights::gguf::blocks::GgmlType;
 use deltamem::weights::gguf::header::Header;
 use deltamem::weights::recipe::RecipeSource;
 use deltamem::weights::{DType, TensorSource};
+use safetensors::tensor::TensorView;
 use serde_json::Value;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -226,6 +229,46 @@ fn files_beside_win_over_metadata() {
     assert_eq!(model.tokenizer_json, Some(read("smollm3-tokenizer.json")));
     assert_eq!(model.chat_template.as_deref(), Some("{{ messages }}"));
     assert_eq!((model.generation.top_k, model.generation.temperature), (Some(3), None));
+}
+
+/// An adapter for a model, from a recipe, as a folder has it.
+fn write_adapter(folder: &Path, model: &ModelConfig) {
+    let config = std::fs::read(path("../noise/delta_mem_config.json")).unwrap();
+    std::fs::write(folder.join("delta_mem_config.json"), &config).unwrap();
+    let config = DeltaConfig::from_json(&config, "delta_mem_config.json").unwrap();
+    let recipe = RecipeSource::adapter(model, &config, 5).unwrap();
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = config
+        .tensor_shapes(model)
+        .unwrap()
+        .into_iter()
+        .map(|(name, shape)| {
+            let values = recipe.read_all(&name).unwrap();
+            (name, shape, values.iter().flat_map(|x| x.to_le_bytes()).collect())
+        })
+        .collect();
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        (name, TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap())
+    });
+    let bytes = safetensors::serialize(views, None).unwrap();
+    std::fs::write(folder.join("delta_mem_adapter.safetensors"), bytes).unwrap();
+}
+
+#[test]
+fn the_program_runs_a_file_with_the_adapter_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tiny.gguf");
+    std::fs::copy(path("smollm3.gguf"), &file).unwrap();
+    write_adapter(folder.path(), &open("smollm3").config);
+    let run = |more: &[&str]| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_deltamem"));
+        program.env("DELTAMEM_DATA_DIR", folder.path().join("data"));
+        program.args(["generate", "I'm Ada, 12345", "--cpu", "--json", "--max-tokens", "3"]);
+        let output = program.args(more).arg("--model").arg(&file).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    assert!(run(&[])["memory_norms"]["after"].as_f64() > Some(0.0));
+    assert_eq!(run(&["--no-adapter"])["memory"], Value::Null);
 }
 
 /// log-probabilities

@@ -138,6 +138,24 @@ fn errors_are_told_per_tensor_and_types_can_be_chosen() {
     assert!(conversion.notes()[0].contains("blk.0.ffn_down.weight"));
 }
 
+#[test]
+fn what_no_reader_would_guess_is_refused() {
+    let refuse = |key: &str, code: &str| {
+        let text = config("smollm3", 512).replacen('{', &format!("{{{key}, "), 1);
+        let folder = folder(&text);
+        let options = options(GgmlType::F16, &[]);
+        let error = Conversion::new(&folder, &Extra::default(), &options).map(|_| ()).unwrap_err();
+        assert_eq!(error.code(), code, "{key}");
+    };
+    refuse(r#""no_rope_layers": [1, 1, 0, 1]"#, "unsupported");
+    refuse(r#""no_rope_layer_interval": 2"#, "unsupported");
+    // two layers of a folder may be all that is like SmolLM3
+    let text =
+        config("smollm3", 512).replace(r#""num_hidden_layers": 4"#, r#""num_hidden_layers": 2"#);
+    let folder = folder(&text);
+    assert!(Conversion::new(&folder, &Extra::default(), &options(GgmlType::F16, &[])).is_ok());
+}
+
 /// Gives up after so many reads, as a full disk or a power cut would.
 struct Breaking<'a> {
     inner: &'a dyn TensorSource,

@@ -3,6 +3,8 @@
 pub mod chat;
 pub mod config;
 pub mod constraint;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod convert;
 pub mod engine;
 pub mod error;
 #[cfg(not(target_arch = "wasm32"))]

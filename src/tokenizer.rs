@@ -507,7 +507,7 @@ fn build_pipeline(document: &mut Value) -> Result<PipelineTokenizer> {
 }
 
 /// The printable character that stands for each byte in a byte-level vocabulary (GPT-2).
-fn byte_alphabet() -> [char; 256] {
+pub(crate) fn byte_alphabet() -> [char; 256] {
     let mut alphabet = ['\0'; 256];
     let mut next = 256;
     for (byte, character) in (0u32..).zip(alphabet.iter_mut()) {

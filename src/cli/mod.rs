@@ -5,6 +5,7 @@
 
 mod bench;
 mod chat;
+mod convert;
 mod doctor;
 mod eval;
 mod generate;
@@ -50,6 +51,10 @@ enum Command {
     Eval(eval::EvalOptions),
     /// Look at, export, import and forget stored memories
     Memory(memory::MemoryOptions),
+    /// Write a Hugging Face model as a GGUF file, with fewer bits a weight
+    Convert(convert::ConvertCommand),
+    /// Write a GGUF file with the shapes of a real model and random weights
+    Synth(convert::SynthCommand),
     /// Train a δ-mem adapter for a model
     #[cfg(feature = "train")]
     Train(train::TrainOptions),
@@ -72,6 +77,8 @@ pub fn main() -> ExitCode {
         Command::Probe(options) => probe::run(&options),
         Command::Eval(options) => eval::run(&options),
         Command::Memory(options) => memory::run(&options),
+        Command::Convert(command) => convert::convert(&command),
+        Command::Synth(command) => convert::synth(&command),
         #[cfg(feature = "train")]
         Command::Train(options) => train::run(&options),
     };

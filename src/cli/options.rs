@@ -228,12 +228,21 @@ pub struct LoadProgress(Option<ProgressBar>);
 impl LoadProgress {
     /// A bar at 0.
     pub fn new(name: &str) -> LoadProgress {
+        LoadProgress::with_verb("loading", name)
+    }
+
+    /// The same for a file that is being written.
+    pub fn writing(path: &std::path::Path) -> LoadProgress {
+        LoadProgress::with_verb("writing", &path.display().to_string())
+    }
+
+    fn with_verb(verb: &str, name: &str) -> LoadProgress {
         if !std::io::stderr().is_terminal() {
             return LoadProgress(None);
         }
         let bar = ProgressBar::new(0);
-        let style = "loading {msg} {wide_bar} {percent}% {eta}";
-        if let Ok(style) = ProgressStyle::with_template(style) {
+        let style = format!("{verb} {{msg}} {{wide_bar}} {{percent}}% {{eta}}");
+        if let Ok(style) = ProgressStyle::with_template(&style) {
             bar.set_style(style);
         }
         bar.set_message(super::output::printable(name));

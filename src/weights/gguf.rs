@@ -7,15 +7,21 @@
 pub mod blocks;
 mod config;
 mod cursor;
+pub mod encode;
+pub(crate) mod encode_k;
 pub mod header;
 pub mod metadata;
 pub mod names;
 pub mod source;
 mod tokenizer;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod write;
 
 pub use config::{config_json, generation_config_json, tokenizer_config_json};
 pub use source::GgufSource;
 pub use tokenizer::tokenizer_json;
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use tokenizer::{pre_tokenizer, pre_tokenizer_name};
 
 /// What errors call a file of this format.
 const FORMAT: &str = "GGUF file";

@@ -83,6 +83,15 @@ impl RecipeSource {
         }))
     }
 
+    /// A matrix's key for [`raw`] and the bound of its weights; `None` for a vector's.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn stream(&self, name: &str) -> Option<(u64, f32)> {
+        match self.tensors.get(name)? {
+            Recipe { key, scale: Scale::Weight(amplitude), .. } => Some((*key, *amplitude)),
+            _ => None,
+        }
+    }
+
     /// The same source with a fixture's exceptions.
     pub fn with_exceptions(mut self, exceptions: Exceptions) -> RecipeSource {
         if let Some(gain) = exceptions.memory_qk_gain {
@@ -186,7 +195,8 @@ fn key(seed: u64, name: &str) -> u64 {
     mix(fnv1a64(name).wrapping_add(seed.wrapping_mul(GOLDEN)))
 }
 
-fn raw(key: u64, i: u64) -> u64 {
+/// Number `i` of the stream that `key` begins.
+pub(crate) fn raw(key: u64, i: u64) -> u64 {
     mix(key.wrapping_add((i + 1).wrapping_mul(GOLDEN)))
 }
 

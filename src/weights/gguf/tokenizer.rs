@@ -29,6 +29,30 @@ const PRE_TOKENIZERS: [Pre; 3] = [
     Pre { name: "qwen2", pattern: QWEN_2, ignore_merges: false, is_composed: true },
 ];
 
+/// GGUF's name for a way to split text, `None` if it has none. `begins_with_token` tells Llama 3's
+/// tokenizer from the same one without a token in front.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) fn pre_tokenizer_name(
+    pattern: &str,
+    ignore_merges: bool,
+    is_composed: bool,
+    begins_with_token: bool,
+) -> Option<&'static str> {
+    let is_it = |pre: &&Pre| {
+        pre.pattern == pattern
+            && (pre.ignore_merges, pre.is_composed) == (ignore_merges, is_composed)
+            && begins_with_token == (pre.name == "llama-bpe")
+    };
+    PRE_TOKENIZERS.iter().find(is_it).map(|pre| pre.name)
+}
+
+/// What a name stands for: the pattern, whether merges are ignored, whether text is composed first.
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) fn pre_tokenizer(name: &str) -> Option<(&'static str, bool, bool)> {
+    let pre = PRE_TOKENIZERS.iter().find(|pre| pre.name == name)?;
+    Some((pre.pattern, pre.ignore_merges, pre.is_composed))
+}
+
 /// Values of `tokenizer.ggml.token_type`.
 mod token_type {
     pub const CONTROL: i64 = 3;

@@ -1,0 +1,146 @@
+//! A `tokenizer.json` as the lists that GGUF keeps. Owns the kinds of tokens and the names of the
+//! ways to split text.
+
+use crate::error::{Error, Result};
+use crate::tokenizer::Tokenizer;
+use crate::weights::gguf::pre_tokenizer_name;
+use serde_json::Value;
+use std::collections::HashMap;
+
+/// Values of `tokenizer.ggml.token_type`.
+mod token_type {
+    pub const NORMAL: i32 = 1;
+    pub const CONTROL: i32 = 3;
+    pub const USER_DEFINED: i32 = 4;
+    pub const UNUSED: i32 = 5;
+}
+
+/// A byte-level BPE vocabulary.
+pub(super) struct Vocabulary {
+    /// GGUF's name for how text is split, if it has one.
+    pub pre: Option<&'static str>,
+    /// A token is put in front of every text.
+    pub begins_with_token: bool,
+    /// By id; `[vocab_size]`
+    pub tokens: Vec<String>,
+    /// `[vocab_size]`
+    pub types: Vec<i32>,
+    /// `left right`, the first wins.
+    pub merges: Vec<String>,
+    ids: HashMap<String, u32>,
+}
+
+impl Vocabulary {
+    /// Reads `tokenizer.json` for an embedding of `vocab_size` rows.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] as [`Tokenizer::from_json`], and for ids without a row.
+    pub fn read(json: &[u8], vocab_size: usize) -> Result<Vocabulary> {
+        // All questions of consistency are asked there.
+        Tokenizer::from_json(json)?;
+        let bad = |reason: String| Error::Tokenizer { reason };
+        let root: Value = serde_json::from_slice(json).map_err(|e| bad(e.to_string()))?;
+        let mut tokens: Vec<String> = (0..vocab_size).map(|id| format!("[PAD{id}]")).collect();
+        let mut types = vec![token_type::UNUSED; vocab_size];
+        let mut ids = HashMap::new();
+        let mut put = |text: &str, id: Option<u64>, ty: i32| {
+            let row = id.and_then(|id| usize::try_from(id).ok()).filter(|&id| id < vocab_size);
+            let Some(row) = row else {
+                return Err(bad(format!(
+                    "token {text:?} has no row in an embedding of {vocab_size}"
+                )));
+            };
+            (tokens[row], types[row]) = (text.into(), ty);
+            ids.insert(text.to_string(), row as u32);
+            Ok(())
+        };
+        for (text, id) in root["model"]["vocab"].as_object().into_iter().flatten() {
+            put(text, id.as_u64(), token_type::NORMAL)?;
+        }
+        for token in root["added_tokens"].as_array().into_iter().flatten() {
+            let text = token["content"].as_str().unwrap_or_default();
+            let is_control = token["special"].as_bool() == Some(true) || looks_special(text);
+            let ty = if is_control { token_type::CONTROL } else { token_type::USER_DEFINED };
+            put(text, token["id"].as_u64(), ty)?;
+        }
+        let merges = root["model"]["merges"].as_array().into_iter().flatten();
+        let merges = merges.map(|merge| match (merge.as_str(), &merge[0], &merge[1]) {
+            (Some(pair), ..) => pair.to_string(),
+            (None, left, right) => {
+                format!(
+                    "{} {}",
+                    left.as_str().unwrap_or_default(),
+                    right.as_str().unwrap_or_default()
+                )
+            }
+        });
+        let merges = merges.collect();
+        let begins_with_token = begins_with_token(&root["post_processor"]);
+        Ok(Vocabulary {
+            pre: pre(&root, begins_with_token),
+            begins_with_token,
+            tokens,
+            types,
+            merges,
+            ids,
+        })
+    }
+
+    /// The id of a token.
+    pub fn id(&self, text: &str) -> Option<u32> {
+        self.ids.get(text).copied()
+    }
+}
+
+/// Tokens that are control tokens by their looks, whatever the file says; llama.cpp does the same.
+fn looks_special(text: &str) -> bool {
+    (text.starts_with("<|") && text.ends_with("|>")) || matches!(text, "<pad>" | "<mask>")
+}
+
+fn begins_with_token(post_processor: &Value) -> bool {
+    let parts = match post_processor["processors"].as_array() {
+        Some(parts) => parts.as_slice(),
+        None => std::slice::from_ref(post_processor),
+    };
+    parts.iter().any(|part| part["single"][0].get("SpecialToken").is_some())
+}
+
+fn pre(root: &Value, begins_with_token: bool) -> Option<&'static str> {
+    let pre = &root["pre_tokenizer"];
+    let parts = match pre["pretokenizers"].as_array() {
+        Some(parts) => parts.as_slice(),
+        None => std::slice::from_ref(pre),
+    };
+    let mut patterns = parts.iter().filter_map(|part| part["pattern"]["Regex"].as_str());
+    let pattern = patterns.next()?;
+    let ignore_merges = root["model"]["ignore_merges"].as_bool() == Some(true);
+    let is_composed = root["normalizer"]["type"] == "NFC";
+    match patterns.next() {
+        None => pre_tokenizer_name(pattern, ignore_merges, is_composed, begins_with_token),
+        Some(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_vocabulary_is_listed_by_id() {
+        let json = crate::nano::TOKENIZER;
+        let found = Vocabulary::read(json, 6144).unwrap();
+        assert_eq!((found.pre, found.begins_with_token), (Some("smaug-bpe"), false));
+        assert_eq!((found.tokens.len(), found.types.len()), (6144, 6144));
+        let end = found.id("<|im_end|>").unwrap();
+        assert_eq!(found.tokens[end as usize], "<|im_end|>");
+        assert_eq!(found.types[end as usize], token_type::CONTROL);
+        let thinks = found.id("<think>").unwrap();
+        assert_ne!(found.types[thinks as usize], token_type::UNUSED);
+        assert!(found.merges.len() > 1000 && found.merges[0].contains(' '));
+        // rows that no token has
+        let unused = found.types.iter().filter(|&&ty| ty == token_type::UNUSED).count();
+        assert!(found.tokens.iter().filter(|t| t.starts_with("[PAD")).count() == unused);
+        let error = Vocabulary::read(json, 6000).map(|_| ()).unwrap_err();
+        assert_eq!(error.code(), "tokenizer");
+    }
+}

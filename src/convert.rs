@@ -10,7 +10,7 @@ mod vocabulary;
 pub use metadata::Extra;
 pub use types::{TypeRule, file_type};
 
-use crate::config::Architecture;
+use crate::config::{Architecture, ModelConfig};
 use crate::error::{Error, Result};
 use crate::model_folder::ModelFolder;
 use crate::weights::TensorSource;
@@ -64,14 +64,16 @@ impl Conversion {
     /// Plans the file; of the weights, only samples are read.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] for a tokenizer that GGUF has no words for, what reading gives, and as
-    /// [`Plan::new`].
+    /// [`Error::Unsupported`] for layers without RoPE that no reader would expect,
+    /// [`Error::Tokenizer`] for a tokenizer that contradicts itself or the embedding, what reading
+    /// gives, and as [`Plan::new`].
     pub fn new(
         folder: &ModelFolder,
         extra: &Extra,
         options: &ConvertOptions,
     ) -> Result<Conversion> {
         let config = &folder.config;
+        check_rope(config)?;
         let mut notes = Vec::new();
         let mut sources = Vec::new();
         let mut tensors = Vec::new();
@@ -125,6 +127,19 @@ impl Conversion {
         }
         writer.finish()?;
         Ok(errors)
+    }
+}
+
+/// GGUF has no key for layers without RoPE: readers know SmolLM3's, every fourth.
+fn check_rope(config: &ModelConfig) -> Result<()> {
+    let is_smollm3 = config.architecture == Architecture::SmolLm3;
+    let mut layers = (1..).zip(&config.use_rope);
+    match layers.find(|&(number, &has_rope)| has_rope != (!is_smollm3 || number % 4 != 0)) {
+        None => Ok(()),
+        Some((number, _)) => Err(Error::Unsupported {
+            what: format!("a GGUF file of this model: `no_rope_layers` of layer {}", number - 1),
+            reason: "readers take it that every fourth layer, and only those, has no RoPE".into(),
+        }),
     }
 }
 

@@ -99,8 +99,8 @@ fn dimensions(config: &ModelConfig, raw: &Value) -> Vec<(String, MetaValue)> {
         ("attention.key_length".into(), count(config.head_dim)),
         ("attention.value_length".into(), count(config.head_dim)),
     ];
+    values.push(("vocab_size".into(), count(config.vocab_size)));
     if config.architecture == Architecture::SmolLm3 {
-        values.push(("vocab_size".into(), count(config.vocab_size)));
         values.push(("rope.dimension_count".into(), count(config.head_dim)));
     }
     let scaling = &raw["rope_scaling"];

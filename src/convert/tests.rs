@@ -1,7 +1,6 @@
 use super::*;
 use crate::config::ModelConfig;
 use crate::model_folder::{ModelFiles, ModelFolder};
-use crate::weights::gguf::GgufSource;
 use crate::weights::recipe::RecipeSource;
 use std::cell::Cell;
 
@@ -52,7 +51,10 @@ fn a_converted_model_is_read_back_as_it_was() {
         let errors = convert(&before, &options(GgmlType::F32, &[]), &path);
         assert!(errors.iter().all(|error| error.relative_rms == 0.0));
         let after = ModelFolder::open(&path).unwrap();
-        assert_eq!(after.config, before.config);
+        // llama.cpp, and so the reader, knows more tokens that end a reply
+        assert!(after.config.eos_token_ids.contains(&6143));
+        let eos_token_ids = before.config.eos_token_ids.clone();
+        assert_eq!(ModelConfig { eos_token_ids, ..after.config.clone() }, before.config);
         for (name, _) in before.config.tensor_shapes() {
             // q and k too, whose rows lie in another order in the file
             let (a, b) = (before.tensors.read_all(&name), after.tensors.read_all(&name));
@@ -134,6 +136,24 @@ fn errors_are_told_per_tensor_and_types_can_be_chosen() {
     let conversion = Conversion::new(&before, &Extra::default(), &options).unwrap();
     assert_eq!(conversion.notes().len(), 4, "{:?}", conversion.notes());
     assert!(conversion.notes()[0].contains("blk.0.ffn_down.weight"));
+}
+
+#[test]
+fn what_no_reader_would_guess_is_refused() {
+    let refuse = |key: &str, code: &str| {
+        let text = config("smollm3", 512).replacen('{', &format!("{{{key}, "), 1);
+        let folder = folder(&text);
+        let options = options(GgmlType::F16, &[]);
+        let error = Conversion::new(&folder, &Extra::default(), &options).map(|_| ()).unwrap_err();
+        assert_eq!(error.code(), code, "{key}");
+    };
+    refuse(r#""no_rope_layers": [1, 1, 0, 1]"#, "unsupported");
+    refuse(r#""no_rope_layer_interval": 2"#, "unsupported");
+    // two layers of a folder may be all that is like SmolLM3
+    let text =
+        config("smollm3", 512).replace(r#""num_hidden_layers": 4"#, r#""num_hidden_layers": 2"#);
+    let folder = folder(&text);
+    assert!(Conversion::new(&folder, &Extra::default(), &options(GgmlType::F16, &[])).is_ok());
 }
 
 /// Gives up after so many reads, as a full disk or a power cut would.

@@ -4,9 +4,10 @@
 
 use super::{MAX_EXACT, setting};
 use crate::error::{Error, Result};
-use crate::model_folder::{Adapter, ModelFiles, ModelFolder};
+use crate::model_folder::{Adapter, BesideGguf, ModelFiles, ModelFolder};
 use crate::weights::TensorSource;
 use crate::weights::bytes::Blob;
+use crate::weights::gguf::GgufSource;
 use crate::weights::safetensors::{SafetensorsFile, SafetensorsShards};
 use js_sys::{Array, Function, Map, Object, Reflect, Uint8Array};
 use std::collections::BTreeMap;
@@ -26,7 +27,8 @@ thread_local! {
 }
 
 /// The model and its adapter, if `delta_mem_config.json` is there, from a `Map` or an object of
-/// `Uint8Array`s and `ByteFile`s by name.
+/// `Uint8Array`s and `ByteFile`s by name. A file whose name ends in `.gguf` is the model, if there is
+/// one.
 pub(super) fn open(files: JsValue, name: Option<String>) -> Result<(ModelFolder, Option<Adapter>)> {
     let mut files = by_name(files)?;
     let text_names = [
@@ -45,21 +47,51 @@ pub(super) fn open(files: JsValue, name: Option<String>) -> Result<(ModelFolder,
         }
     }
     let tokenizer_json = texts.remove("tokenizer.json");
+    let name = name.unwrap_or_else(|| "model".into());
+    let gguf = take_gguf(&mut files);
+    let folder = if gguf.is_empty() {
+        from_folder(name, tokenizer_json, &texts, &mut files)?
+    } else {
+        let beside = BesideGguf {
+            tokenizer_json,
+            generation_config: texts.remove("generation_config.json"),
+            chat_template: texts.remove("chat_template.jinja"),
+        };
+        ModelFolder::from_gguf(name, GgufSource::from_blobs(gguf)?, beside)?
+    };
+    let Some(config) = texts.get(ADAPTER_CONFIG) else { return Ok((folder, None)) };
+    let weights = ADAPTERS.iter().find_map(|name| files.remove(*name));
+    let weights = weights.ok_or_else(|| missing(ADAPTERS[0]))?;
+    let adapter = Adapter::from_blob(config, weights, &folder.config)?;
+    Ok((folder, Some(adapter)))
+}
+
+/// Takes the files whose names end in `.gguf` out, shards in the order of their names.
+fn take_gguf(files: &mut BTreeMap<String, Blob>) -> Vec<Blob> {
+    let (gguf, others) =
+        std::mem::take(files).into_iter().partition(|(name, _)| name.ends_with(".gguf"));
+    *files = others;
+    let gguf: BTreeMap<String, Blob> = gguf;
+    gguf.into_values().collect()
+}
+
+/// The files of a Hugging Face folder.
+fn from_folder(
+    name: String,
+    tokenizer_json: Option<Vec<u8>>,
+    texts: &BTreeMap<&str, Vec<u8>>,
+    files: &mut BTreeMap<String, Blob>,
+) -> Result<ModelFolder> {
     let get = |name: &str| texts.get(name).map(Vec::as_slice);
     let model_files = ModelFiles {
-        name: name.unwrap_or_else(|| "model".into()),
+        name,
         config: get("config.json").ok_or_else(|| missing("config.json"))?,
         generation_config: get("generation_config.json"),
         tokenizer_json,
         tokenizer_config: get("tokenizer_config.json"),
         chat_template: get("chat_template.jinja"),
     };
-    let folder = ModelFolder::from_files(model_files, |_| tensors(&mut files, get(INDEX)))?;
-    let Some(config) = get(ADAPTER_CONFIG) else { return Ok((folder, None)) };
-    let weights = ADAPTERS.iter().find_map(|name| files.remove(*name));
-    let weights = weights.ok_or_else(|| missing(ADAPTERS[0]))?;
-    let adapter = Adapter::from_blob(config, weights, &folder.config)?;
-    Ok((folder, Some(adapter)))
+    ModelFolder::from_files(model_files, |_| tensors(files, get(INDEX)))
 }
 
 /// The single file or, as on disk, the shards that the index lists if there is no such file.

@@ -294,7 +294,7 @@ mod tests {
                         bytes.extend(h.to_le_bytes());
                         expected.push(h.to_f32());
                     }
-                    DType::BF16 => {
+                    _ => {
                         let h = half::bf16::from_f32(x);
                         bytes.extend(h.to_le_bytes());
                         expected.push(h.to_f32());

@@ -171,16 +171,9 @@ def convert(llama_cpp, folder, out, pre):
     cls(folder, gguf.LlamaFileType.ALL_F32, out, model_name=f"tiny {config['model_type']}").write()
 
 
-def quantize(source, out):
-    """The same file with the types of TYPES, quantised by ggml."""
+def rewrite(source, out, change):
+    """The same file with what `change` makes of each tensor: bytes and type, or f32 values and None."""
     import gguf
-    import llama_cpp
-    library = pathlib.Path(llama_cpp.__file__).parent / "lib"
-    ggml = ctypes.CDLL(str(next(library.glob("libggml-base*.so"))))
-    ggml.ggml_quantize_chunk.restype = ctypes.c_size_t
-    pointer = ctypes.c_void_p
-    ggml.ggml_quantize_chunk.argtypes = [ctypes.c_int, pointer, pointer, *[ctypes.c_int64] * 3, pointer]
-
     reader = gguf.GGUFReader(source)
     writer = gguf.GGUFWriter(out, reader.fields["general.architecture"].contents())
     for field in reader.fields.values():
@@ -190,21 +183,39 @@ def quantize(source, out):
         inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
         writer.add_key_value(field.name, field.contents(), kind, sub_type=inner)
     for tensor in reader.tensors:
-        values = np.ascontiguousarray(tensor.data, dtype=np.float32)
-        ty = gguf.GGMLQuantizationType[TYPES.get(tensor.name, "F32")]
-        if ty == gguf.GGMLQuantizationType.F32:
-            writer.add_tensor(tensor.name, values)
-            continue
-        rows, columns = values.shape
-        block_len, block_bytes = gguf.GGML_QUANT_SIZES[ty]
-        data = np.zeros((rows, columns // block_len * block_bytes), dtype=np.uint8)
-        size = ggml.ggml_quantize_chunk(ty, values.ctypes.data, data.ctypes.data, 0, rows, columns, None)
-        assert size == data.nbytes, tensor.name
-        writer.add_tensor(tensor.name, data, raw_dtype=ty)
+        data, ty = change(tensor)
+        writer.add_tensor(tensor.name, np.ascontiguousarray(data), raw_dtype=ty)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def quantized(tensor):
+    """A tensor in its type of TYPES, by ggml."""
+    import gguf
+    import llama_cpp
+    library = pathlib.Path(llama_cpp.__file__).parent / "lib"
+    ggml = ctypes.CDLL(str(next(library.glob("libggml-base*.so"))))
+    ggml.ggml_quantize_chunk.restype = ctypes.c_size_t
+    pointer = ctypes.c_void_p
+    ggml.ggml_quantize_chunk.argtypes = [ctypes.c_int, pointer, pointer, *[ctypes.c_int64] * 3, pointer]
+    values = np.ascontiguousarray(tensor.data, dtype=np.float32)
+    ty = gguf.GGMLQuantizationType[TYPES.get(tensor.name, "F32")]
+    if ty == gguf.GGMLQuantizationType.F32:
+        return values, None
+    rows, columns = values.shape
+    block_len, block_bytes = gguf.GGML_QUANT_SIZES[ty]
+    data = np.zeros((rows, columns // block_len * block_bytes), dtype=np.uint8)
+    size = ggml.ggml_quantize_chunk(ty, values.ctypes.data, data.ctypes.data, 0, rows, columns, None)
+    assert size == data.nbytes, tensor.name
+    return data, ty
+
+
+def widened(tensor):
+    """A tensor in f32, by llama.cpp's package."""
+    from gguf.quants import dequantize
+    return dequantize(tensor.data, tensor.tensor_type).astype(np.float32), None
 
 
 def logits(path, tokens):
@@ -226,14 +237,21 @@ def main():
             folder.mkdir()
             config = hugging_face_folder(folder, model, tokenizer)
             convert(llama_cpp, folder, folder / "f32.gguf", model["pre"])
-            quantize(folder / "f32.gguf", HERE / f"{name}.gguf")
+            rewrite(folder / "f32.gguf", HERE / f"{name}.gguf", quantized)
+            rewrite(HERE / f"{name}.gguf", folder / "widened.gguf", widened)
             (HERE / f"{name}-tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
-        tokens = np.random.default_rng(SEED).integers(0, VOCAB_SIZE - N_UNUSED, 40).tolist()
-        all_logits = logits(HERE / f"{name}.gguf", tokens)
+            tokens = np.random.default_rng(SEED).integers(0, VOCAB_SIZE - N_UNUSED, 40).tolist()
+            exact = logits(folder / "widened.gguf", tokens)
+        rounded = logits(HERE / f"{name}.gguf", tokens)
+        best_two = np.sort(rounded, 1)[:, -2:]
+        rows = lambda values: [[round(float(x), 5) for x in row] for row in values]
         expected["models"][name] = {
-            "config": config, "tokens": tokens, "argmax": all_logits.argmax(1).tolist(),
-            # of every eighth position, the last included
-            "logits": [[round(float(x), 5) for x in row] for row in all_logits[7::8]],
+            "config": config, "tokens": tokens,
+            # of every eighth token, the last included: the file's values in f32, so that all is f32
+            "exact": {"argmax": exact.argmax(1).tolist(), "logits": rows(exact[7::8])},
+            # the file itself, where activations are rounded to 8 bits before they meet blocks
+            "rounded": {"argmax": rounded.argmax(1).tolist(), "logits": rows(rounded[7::16]),
+                        "margin": rows([best_two[:, 1] - best_two[:, 0]])[0]},
             "ids": [tokenizer.encode(text, add_special_tokens=False).ids for text in CORPUS],
         }
     (HERE / "expected.json").write_text(json.dumps(expected, ensure_ascii=True) + "\n")

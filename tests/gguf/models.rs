@@ -2,7 +2,7 @@
 //! are those of the Hugging Face folder behind them, which `RecipeSource` and `expected.json` know.
 
 use super::{path, read};
-use deltamem::config::ModelConfig;
+use deltamem::config::{DeltaConfig, ModelConfig};
 use deltamem::engine::{Call, Wanted, WantedLogits};
 use deltamem::loaded::{load_template, load_tokenizer};
 use deltamem::model_folder::ModelFolder;
@@ -14,7 +14,10 @@ use deltamem::weights::gguf::blocks::GgmlType;
 use deltamem::weights::gguf::header::Header;
 use deltamem::weights::recipe::RecipeSource;
 use deltamem::weights::{DType, TensorSource};
+use safetensors::tensor::TensorView;
 use serde_json::Value;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -228,6 +231,46 @@ fn files_beside_win_over_metadata() {
     assert_eq!((model.generation.top_k, model.generation.temperature), (Some(3), None));
 }
 
+/// An adapter for a model, from a recipe, as a folder has it.
+fn write_adapter(folder: &Path, model: &ModelConfig) {
+    let config = std::fs::read(path("../noise/delta_mem_config.json")).unwrap();
+    std::fs::write(folder.join("delta_mem_config.json"), &config).unwrap();
+    let config = DeltaConfig::from_json(&config, "delta_mem_config.json").unwrap();
+    let recipe = RecipeSource::adapter(model, &config, 5).unwrap();
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = config
+        .tensor_shapes(model)
+        .unwrap()
+        .into_iter()
+        .map(|(name, shape)| {
+            let values = recipe.read_all(&name).unwrap();
+            (name, shape, values.iter().flat_map(|x| x.to_le_bytes()).collect())
+        })
+        .collect();
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        (name, TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap())
+    });
+    let bytes = safetensors::serialize(views, None).unwrap();
+    std::fs::write(folder.join("delta_mem_adapter.safetensors"), bytes).unwrap();
+}
+
+#[test]
+fn the_program_runs_a_file_with_the_adapter_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tiny.gguf");
+    std::fs::copy(path("smollm3.gguf"), &file).unwrap();
+    write_adapter(folder.path(), &open("smollm3").config);
+    let run = |more: &[&str]| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_deltamem"));
+        program.env("DELTAMEM_DATA_DIR", folder.path().join("data"));
+        program.args(["generate", "I'm Ada, 12345", "--cpu", "--json", "--max-tokens", "3"]);
+        let output = program.args(more).arg("--model").arg(&file).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    assert!(run(&[])["memory_norms"]["after"].as_f64() > Some(0.0));
+    assert_eq!(run(&["--no-adapter"])["memory"], Value::Null);
+}
+
 /// log-probabilities
 fn log_softmax(logits: &[f32]) -> Vec<f64> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -235,15 +278,29 @@ fn log_softmax(logits: &[f32]) -> Vec<f64> {
     logits.iter().map(|x| f64::from(x - largest) - sum.ln()).collect()
 }
 
-/// llama.cpp rounds activations to 8 bits before it multiplies them with blocks; the twin does not.
+fn largest(row: &[f32]) -> usize {
+    (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap()
+}
+
+/// The largest KL divergence from recorded rows of logits.
+fn worst_kl<'a>(recorded: &Value, ours: impl ExactSizeIterator<Item = &'a [f32]>) -> f64 {
+    let recorded: Vec<Vec<f32>> = serde_json::from_value(recorded.clone()).unwrap();
+    assert_eq!(recorded.len(), ours.len());
+    let pairs = recorded.iter().zip(ours).map(|(theirs, ours)| {
+        let (p, q) = (log_softmax(theirs), log_softmax(ours));
+        p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>()
+    });
+    pairs.fold(0.0, f64::max)
+}
+
+/// On a file with blocks llama.cpp rounds activations to 8 bits, the twin does not, so its logits are
+/// also recorded on the same values in f32.
 #[test]
 fn logits_are_those_of_llama_cpp() {
     for model in MODELS {
         let folder = open(model);
         let expected = &expected()["models"][model];
         let tokens: Vec<u32> = serde_json::from_value(expected["tokens"].clone()).unwrap();
-        let argmax: Vec<usize> = serde_json::from_value(expected["argmax"].clone()).unwrap();
-        let recorded: Vec<Vec<f32>> = serde_json::from_value(expected["logits"].clone()).unwrap();
         let options = Options { context_window: 64, ..Options::default() };
         let mut twin = Model::load(&folder.config, &*folder.tensors, None, options).unwrap();
         let call =
@@ -251,15 +308,24 @@ fn logits_are_those_of_llama_cpp() {
         let wanted = Wanted { logits: WantedLogits::All, ..Wanted::default() };
         let logits = twin.forward(&call, wanted).unwrap().logits;
         let rows: Vec<&[f32]> = logits.chunks_exact(folder.config.vocab_size).collect();
-        assert_eq!((rows.len(), recorded.len()), (40, 5));
-        for (i, row) in rows.iter().enumerate() {
-            let best = (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
-            assert_eq!(best, argmax[i], "{model}, token {i}");
+        let ours: Vec<usize> = rows.iter().map(|row| largest(row)).collect();
+        let list = |value: &Value| serde_json::from_value::<Vec<usize>>(value.clone()).unwrap();
+
+        let exact = &expected["exact"];
+        assert_eq!(ours, list(&exact["argmax"]), "{model}");
+        let kl = worst_kl(&exact["logits"], rows.iter().copied().skip(7).step_by(8));
+        assert!(kl < 1e-8, "{model}, exact: KL {kl}");
+
+        let rounded = &expected["rounded"];
+        let margins: Vec<f32> = serde_json::from_value(rounded["margin"].clone()).unwrap();
+        let best = list(&rounded["argmax"]);
+        // Rounding may decide between two that are close; where it does here, they are 0.03 apart.
+        let clear: Vec<usize> = (0..rows.len()).filter(|&i| margins[i] > 0.2).collect();
+        assert!(clear.len() > 20, "{clear:?}");
+        for i in clear {
+            assert_eq!(ours[i], best[i], "{model}, token {i}");
         }
-        for (theirs, ours) in recorded.iter().zip(rows.iter().skip(7).step_by(8)) {
-            let (p, q) = (log_softmax(theirs), log_softmax(ours));
-            let kl: f64 = p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum();
-            assert!((0.0..2e-3).contains(&kl), "{model}: KL {kl}");
-        }
+        let kl = worst_kl(&rounded["logits"], rows.iter().copied().skip(7).step_by(16));
+        assert!(kl < 1e-2, "{model}, rounded: KL {kl}");
     }
 }

@@ -125,7 +125,7 @@ mod tests {
             assert_eq!(tokenizer.vocab_size(), vocab_size);
             let ids = tokenizer.encode("<|im_end|>the cat").unwrap();
             assert_eq!(ids[0], end, "{architecture:?}");
-            let text = tokenizer.decode(&ids[1..]);
+            let text = tokenizer.decode(&ids[1..], false);
             assert_eq!(text, "the cat");
             assert!(vocab_size < 8192 || ids.len() < 7, "words are tokens: {ids:?}");
         }

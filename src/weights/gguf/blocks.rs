@@ -163,12 +163,12 @@ pub fn decode(ty: GgmlType, bytes: &[u8], out: &mut [f32]) {
         GgmlType::BF16 => {
             blocks.for_each(|(b, x)| x[0] = bf16::from_le_bytes([b[0], b[1]]).to_f32())
         }
-        GgmlType::Q4_0 => blocks.for_each(|(b, x)| small(f16_at(b, 0), -8, 0.0, 0, &b[2..], x)),
+        GgmlType::Q4_0 => blocks.for_each(|(b, x)| small(f16_at(b, 0), -8, NOTHING, 0, &b[2..], x)),
         GgmlType::Q4_1 => {
             blocks.for_each(|(b, x)| small(f16_at(b, 0), 0, f16_at(b, 2), 0, &b[4..], x))
         }
         GgmlType::Q5_0 => {
-            blocks.for_each(|(b, x)| small(f16_at(b, 0), -16, 0.0, u32_at(b, 2), &b[6..], x))
+            blocks.for_each(|(b, x)| small(f16_at(b, 0), -16, NOTHING, u32_at(b, 2), &b[6..], x))
         }
         GgmlType::Q5_1 => {
             blocks.for_each(|(b, x)| small(f16_at(b, 0), 0, f16_at(b, 2), u32_at(b, 4), &b[8..], x))
@@ -192,6 +192,9 @@ fn f16_at(bytes: &[u8], at: usize) -> f32 {
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
+
+/// Added to anything, it leaves it as it is, −0 included.
+const NOTHING: f32 = -0.0;
 
 /// Q4_0 to Q5_1: `(q + zero)·d + m`, the fifth bits in `high`.
 fn small(d: f32, zero: i32, m: f32, high: u32, quants: &[u8], out: &mut [f32]) {

@@ -153,18 +153,23 @@ pub fn generation_config_json(metadata: &Metadata) -> Result<Vec<u8>> {
 /// `tokenizer_config.json`, chat template included.
 ///
 /// # Errors
-/// [`Error::Config`] for a value of another type, or an id that no token has.
+/// [`Error::Config`] for a value of another type, or an end of replies that is no token.
 pub fn tokenizer_config_json(metadata: &Metadata) -> Result<Vec<u8>> {
     let tokens = metadata.texts("tokenizer.ggml.tokens")?;
-    let token = |name: &str| {
-        let key = format!("tokenizer.ggml.{name}_token_id");
-        let Some(id) = metadata.count(&key)? else { return Ok(None) };
-        let text = tokens.and_then(|tokens| tokens.get(usize::try_from(id).ok()?));
-        text.map(Some).ok_or_else(|| metadata.error(&key, format!("there is no token {id}")))
+    let token = |id: u64| tokens?.get(usize::try_from(id).ok()?);
+    let eos_key = "tokenizer.ggml.eos_token_id";
+    let eos = match metadata.count(eos_key)? {
+        Some(id) => {
+            let missing = || metadata.error(eos_key, format!("there is no token {id}"));
+            Some(token(id).ok_or_else(missing)?)
+        }
+        None => None,
     };
+    // Files exist whose padding is outside of the vocabulary; nothing is ever padded here.
+    let pad = metadata.count("tokenizer.ggml.padding_token_id")?.and_then(token);
     let config = json!({
-        "eos_token": token("eos")?,
-        "pad_token": token("padding")?,
+        "eos_token": eos,
+        "pad_token": pad,
         "name_or_path": metadata.text("general.name")?,
         "chat_template": metadata.text("tokenizer.chat_template")?,
     });

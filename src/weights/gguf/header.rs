@@ -110,12 +110,16 @@ fn read_entry(cursor: &mut Cursor) -> Result<Entry> {
     if dimensions.contains(&0) {
         return Err(bad("has no elements"));
     }
-    let row_bytes = ty.row_bytes(dimensions[0]).ok_or_else(|| bad("has rows of broken blocks"))?;
-    let size_bytes = dimensions[1..].iter().try_fold(row_bytes, |size, &n| size.checked_mul(n));
-    let n_elements = dimensions.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
-    let size_bytes = match (size_bytes, n_elements.map(usize::try_from)) {
-        (Some(size), Some(Ok(_))) => size,
-        _ => return Err(bad("is too large")),
+    if !dimensions[0].is_multiple_of(ty.block_len() as u64) {
+        return Err(bad("has rows that end within a block"));
+    }
+    let product = |first: u64, rest: &[u64]| {
+        rest.iter().try_fold(first, |product, &n| product.checked_mul(n))
+    };
+    let size_bytes = ty.row_bytes(dimensions[0]).and_then(|row| product(row, &dimensions[1..]));
+    let n_elements = product(1, &dimensions).map(usize::try_from);
+    let (Some(size_bytes), Some(Ok(_))) = (size_bytes, n_elements) else {
+        return Err(bad("is too large"));
     };
     // Each divides the number of elements, which fits.
     let shape = dimensions.iter().rev().map(|&n| n as usize).collect();

@@ -55,6 +55,8 @@ pub(crate) fn pre_tokenizer(name: &str) -> Option<(&'static str, bool, bool)> {
 
 /// Values of `tokenizer.ggml.token_type`.
 mod token_type {
+    /// Special. The converter also gives this to tokens that only look special (`<|…|>`), so a few
+    /// that tokenizer.json would leave in decoded text are left out of it.
     pub const CONTROL: i64 = 3;
     pub const USER_DEFINED: i64 = 4;
     /// Fills the vocabulary up; no text gives it.

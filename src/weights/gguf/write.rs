@@ -18,7 +18,7 @@ const MAGIC_AND_VERSION: [u8; 8] = *b"GGUF\x03\0\0\0";
 /// Tensors begin at multiples of it, in bytes; what readers assume.
 const ALIGNMENT: u64 = 32;
 /// What is written before it is made safe: as much is done again after an interruption.
-const SYNC_BYTES: u64 = 64 << 20;
+const SYNC_BYTES: u64 = 16 << 20;
 /// Longest name of a tensor that llama.cpp takes.
 const MAX_NAME_BYTES: usize = 63;
 
@@ -328,6 +328,16 @@ impl<'a> GgufWriter<'a> {
             File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
         };
         finish(&mut self).map_err(Error::io(&self.part))
+    }
+}
+
+impl Drop for GgufWriter<'_> {
+    /// Keeps what is there for the next run, where an error ended this one.
+    fn drop(&mut self) {
+        if self.position > self.safe {
+            // If this fails too, the next run begins at the mark before.
+            let _ = self.save();
+        }
     }
 }
 

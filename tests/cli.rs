@@ -123,6 +123,7 @@ fn every_command_has_help() {
     let memory = ["list", "show", "export", "import", "diff", "forget", "snapshots", "undo"];
     let mut commands: Vec<Vec<&str>> = vec![vec![]];
     let top = ["chat", "run", "generate", "replay", "doctor", "bench", "probe", "eval", "memory"];
+    commands.extend(["convert", "synth"].map(|name| vec![name]));
     commands.extend(top.map(|name| vec![name]));
     commands.extend(memory.map(|name| vec!["memory", name]));
     commands.push(vec!["eval", "nano"]);

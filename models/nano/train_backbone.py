@@ -40,9 +40,9 @@ LEVELS = ((1, 3, 0.0, 0.5, 2048), (2, 4, 0.1, 0.1, 2048), (4, 7, 0.4, 0.06, 3072
 # Share of the batches that stays with an earlier level: short dialogues are the cheapest way to meet every wording.
 EARLIER_RATE = 0.5
 LEVEL_UP_LOSS = 0.25
-# From a third of the training on, this share of the draws are single messages of one to four facts with their
+# From this share of the training on, that share of the draws are single messages of one to four facts with their
 # acknowledgement: the hardest thing to learn, and all recall depends on it.
-DRILLS_FROM, DRILL_RATE, DRILLED_FACTS = 1 / 3, 0.4, (1, 1, 2, 2, 3, 3, 4)
+DRILLS_FROM, DRILL_RATE, DRILLED_FACTS = 0.4, 0.4, (1, 1, 2, 2, 3, 3, 4)
 
 
 def drill(chat, rng):

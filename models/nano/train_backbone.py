@@ -43,11 +43,14 @@ LEVEL_UP_LOSS = 0.25
 # From this share of the training on, that share of the draws are single messages of one to four facts with their
 # acknowledgement: the hardest thing to learn, and all recall depends on it.
 DRILLS_FROM, DRILL_RATE, DRILLED_FACTS = 0.4, 0.4, (1, 1, 2, 2, 3, 3, 4)
+# Near the end, this share of the drills begin with a value: few wordings do, and each value has to be met so.
+VALUE_FIRST_FROM, VALUE_FIRST_RATE = 0.85, 0.5
 
 
-def drill(chat, rng):
+def drill(chat, rng, progress):
     talk = dialogues.Talk(rng, made_up_rate=0.1, noise=dialogues.NOISE)
-    turns = [talk.tell(talk.draw_facts(rng.choice(DRILLED_FACTS)))]
+    new = talk.draw_facts(rng.choice(DRILLED_FACTS))
+    turns = [talk.tell(new, opens_with_value=progress >= VALUE_FIRST_FROM and rng.random() < VALUE_FIRST_RATE)]
     return chat.dialogue(turns, prompt.draw_date(rng) if rng.random() < 0.3 else None)
 
 
@@ -61,7 +64,7 @@ def batches(chat, rng, level, progress):
         max_facts, max_turns, header_rate, repeat_rate, tokens = LEVELS[now]
         tokens = LEVELS[level()][-1]
         # As drills are short, more of them.
-        rows = [drill(chat, rng) for _ in range(512)] if is_drill else []
+        rows = [drill(chat, rng, progress()) for _ in range(512)] if is_drill else []
         for _ in range(0 if is_drill else 128):
             turns = dialogues.conversation(rng, max_facts=max_facts, made_up_rate=0.1 if now < 2 else 0.2, repeat_rate=repeat_rate)[:max_turns]
             rows.append(chat.dialogue(turns, prompt.draw_date(rng) if rng.random() < header_rate else None))

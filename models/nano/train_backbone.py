@@ -44,7 +44,7 @@ LEVEL_UP_LOSS = 0.25
 # acknowledgement: the hardest thing to learn, and all recall depends on it.
 DRILLS_FROM, DRILL_RATE, DRILLED_FACTS = 0.4, 0.4, (1, 1, 2, 2, 3, 3, 4)
 # Near the end, this share of the drills begin with a value: few wordings do, and each value has to be met so.
-VALUE_FIRST_FROM, VALUE_FIRST_RATE = 0.85, 0.5
+VALUE_FIRST_FROM, VALUE_FIRST_RATE = 0.9, 0.6
 
 
 def drill(chat, rng, progress):

@@ -151,7 +151,7 @@ def main():
     parser.add_argument("--until", type=float, default=0, help="stop this many seconds after the start, where the schedule follows the clock")
     parser.add_argument("--compile", action="store_true", help="fuse the small operations (needs a C++ compiler); a sixth faster")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--resume", type=pathlib.Path, help="a backbone.pt whose weights and tokenizer to go on from, with long dialogues at once")
+    parser.add_argument("--resume", type=pathlib.Path, help="a backbone.pt whose weights and tokenizer to go on from, with all kinds of data at once")
     parser.add_argument("--seed", type=int, default=1)
     o = parser.parse_args()
     torch.set_num_threads(o.threads)
@@ -202,7 +202,7 @@ def main():
     while True:
         # The data depends on the step alone, so that an interrupted run sees the same.
         if step % o.eval_every == 0 or data is None:
-            data = batches(chat, random.Random(f"{o.seed} {step // o.eval_every}"), lambda: level, progress)
+            data = batches(chat, random.Random(f"{o.seed} {step // o.eval_every}"), lambda: level, (lambda: 1.0) if resumed else progress)
         rows = next(data)
         p = progress()
         factor = min(1.0, (step + 1) / 50) * min(1.0, (1 - p) / 0.5 + 0.01)

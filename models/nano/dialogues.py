@@ -210,6 +210,10 @@ def clause(rng, key, value, side, noise=0.0):
     return noisy(rng, rng.choice(rng.choice(STATEMENTS[key, side])), noise).replace("{v}", value)
 
 
+# Wordings that begin with the value, which is another token there than inside a sentence.
+VALUE_FIRST = {k: [w for wordings in STATEMENTS[k, TRAIN] for w in wordings if w.startswith("{v}")] for k in KINDS}
+
+
 def composite(wording, values):
     for k, v in values.items():
         wording = wording.replace(f"{{{k}}}", v).replace(f"{{{k}.bare}}", v.removeprefix("a ").removeprefix("an "))
@@ -255,11 +259,14 @@ class Talk:
             if n < 2 or is_test_person(picked) == self.side:
                 return picked
 
-    def tell(self, new):
+    def tell(self, new, opens_with_value=False):
         """A message that states the facts of `new`, and its acknowledgement."""
         rng = self.rng
         # Clauses, each with the kinds that it tells in their order.
-        parts, left = [], dict(new)
+        parts, left, first = [], dict(new), None
+        if opens_with_value:
+            key = next(iter(left))
+            first = (rng.choice(VALUE_FIRST[key]).replace("{v}", left.pop(key)), [key])
         for kinds, wordings in COMPOSITES[self.statement_side]:
             if all(k in left for k in kinds) and rng.random() < COMPOSITE_RATE:
                 wording = rng.choice(rng.choice(wordings))
@@ -267,11 +274,13 @@ class Talk:
                 parts.append((composite(wording, {k: left.pop(k) for k in kinds}), order))
         parts += [(clause(rng, k, v, self.statement_side, self.noise), [k]) for k, v in left.items()]
         rng.shuffle(parts)
+        if first:
+            parts.insert(0, first)
         text = parts[0][0]
         for part, _ in parts[1:]:
             text += rng.choice(JOINS) + part
         new = {k: new[k] for _, kinds in parts for k in kinds}
-        if rng.random() < 0.3:
+        if rng.random() < 0.3 and not first:
             text = rng.choice(OPENERS) + text
         if rng.random() < 0.12:
             text += rng.choice(CLOSERS)

@@ -40,14 +40,17 @@ LEVELS = ((1, 3, 0.0, 0.5, 2048), (2, 4, 0.1, 0.1, 2048), (4, 7, 0.4, 0.06, 3072
 # Share of the batches that stays with an earlier level: short dialogues are the cheapest way to meet every wording.
 EARLIER_RATE = 0.5
 LEVEL_UP_LOSS = 0.25
-# From a third of the training on, this share of the draws are single messages of one to four facts with their
+# From this share of the training on, that share of the draws are single messages of one to four facts with their
 # acknowledgement: the hardest thing to learn, and all recall depends on it.
-DRILLS_FROM, DRILL_RATE, DRILLED_FACTS = 1 / 3, 0.4, (1, 1, 2, 2, 3, 3, 4)
+DRILLS_FROM, DRILL_RATE, DRILLED_FACTS = 0.4, 0.4, (1, 1, 2, 2, 3, 3, 4)
+# Near the end, this share of the drills begin with a value: few wordings do, and each value has to be met so.
+VALUE_FIRST_FROM, VALUE_FIRST_RATE = 0.9, 0.6
 
 
-def drill(chat, rng):
+def drill(chat, rng, progress):
     talk = dialogues.Talk(rng, made_up_rate=0.1, noise=dialogues.NOISE)
-    turns = [talk.tell(talk.draw_facts(rng.choice(DRILLED_FACTS)))]
+    new = talk.draw_facts(rng.choice(DRILLED_FACTS))
+    turns = [talk.tell(new, opens_with_value=progress >= VALUE_FIRST_FROM and rng.random() < VALUE_FIRST_RATE)]
     return chat.dialogue(turns, prompt.draw_date(rng) if rng.random() < 0.3 else None)
 
 
@@ -61,7 +64,7 @@ def batches(chat, rng, level, progress):
         max_facts, max_turns, header_rate, repeat_rate, tokens = LEVELS[now]
         tokens = LEVELS[level()][-1]
         # As drills are short, more of them.
-        rows = [drill(chat, rng) for _ in range(512)] if is_drill else []
+        rows = [drill(chat, rng, progress()) for _ in range(512)] if is_drill else []
         for _ in range(0 if is_drill else 128):
             turns = dialogues.conversation(rng, max_facts=max_facts, made_up_rate=0.1 if now < 2 else 0.2, repeat_rate=repeat_rate)[:max_turns]
             rows.append(chat.dialogue(turns, prompt.draw_date(rng) if rng.random() < header_rate else None))
@@ -148,7 +151,7 @@ def main():
     parser.add_argument("--until", type=float, default=0, help="stop this many seconds after the start, where the schedule follows the clock")
     parser.add_argument("--compile", action="store_true", help="fuse the small operations (needs a C++ compiler); a sixth faster")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--resume", type=pathlib.Path, help="a backbone.pt whose weights and tokenizer to go on from, with long dialogues at once")
+    parser.add_argument("--resume", type=pathlib.Path, help="a backbone.pt whose weights and tokenizer to go on from, with all kinds of data at once")
     parser.add_argument("--seed", type=int, default=1)
     o = parser.parse_args()
     torch.set_num_threads(o.threads)
@@ -199,7 +202,7 @@ def main():
     while True:
         # The data depends on the step alone, so that an interrupted run sees the same.
         if step % o.eval_every == 0 or data is None:
-            data = batches(chat, random.Random(f"{o.seed} {step // o.eval_every}"), lambda: level, progress)
+            data = batches(chat, random.Random(f"{o.seed} {step // o.eval_every}"), lambda: level, (lambda: 1.0) if resumed else progress)
         rows = next(data)
         p = progress()
         factor = min(1.0, (step + 1) / 50) * min(1.0, (1 - p) / 0.5 + 0.01)

@@ -78,7 +78,9 @@ impl Conversations {
             Choice::Parked(index) => Some(self.parked.remove(*index)),
             _ => None,
         };
-        if let Some(current) = self.current.take()
+        // one that was never answered is not worth a place
+        let current = self.current.take().filter(|current| !current.digests.is_empty());
+        if let Some(current) = current
             && self.capacity > 1
         {
             while self.parked.len() + 2 > self.capacity {

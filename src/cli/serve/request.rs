@@ -316,7 +316,18 @@ fn read_messages(messages: Option<&Value>) -> Result<Vec<Message>, ApiError> {
         }
         history.push(message);
     }
-    Ok(history)
+    // before anything is made ready for an answer; the session refuses the same
+    let refuse =
+        |reason: &str| Err(ApiError::bad_request("messages", reason).with_param("messages"));
+    match history.last() {
+        Some(last) if last.role == Role::User && last.content.trim().is_empty() => {
+            refuse("the last message is empty")
+        }
+        Some(last) if !matches!(last.role, Role::User | Role::Tool) => {
+            refuse("the last message is neither from the user nor from a tool")
+        }
+        _ => Ok(history),
+    }
 }
 
 fn read_message(message: &Value, at: &str) -> Result<Message, ApiError> {
@@ -538,6 +549,8 @@ mod tests {
             (json!({ "role": "robot", "content": "a" }), "messages[0]"),
             (json!({ "content": "a" }), "messages[0]"),
             (json!("a"), "messages[0]"),
+            (json!({ "role": "assistant", "content": "a" }), "messages"),
+            (json!({ "role": "user", "content": " " }), "messages"),
             (json!({ "role": "assistant", "tool_calls": [{}] }), "messages[0].tool_calls[0]"),
             (
                 json!({ "role": "assistant", "tool_calls": [{ "function": { "name": "a", "arguments": "[]" } }] }),

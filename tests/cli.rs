@@ -125,6 +125,7 @@ fn every_command_has_help() {
     let top = ["chat", "run", "generate", "replay", "doctor", "bench", "probe", "eval", "memory"];
     commands.extend(["convert", "synth"].map(|name| vec![name]));
     commands.extend(top.map(|name| vec![name]));
+    commands.extend(["serve", "completions", "man"].map(|name| vec![name]));
     commands.extend(memory.map(|name| vec!["memory", name]));
     commands.push(vec!["eval", "nano"]);
     for mut command in commands {
@@ -132,6 +133,26 @@ fn every_command_has_help() {
         home.run(&command).ok().out_has("Usage: deltamem");
     }
     home.run(&["--version"]).ok().out_has(env!("CARGO_PKG_VERSION"));
+}
+
+#[test]
+fn completions_and_manual_pages_are_made_of_the_command_line() {
+    let home = Home::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = home.run(&["completions", shell]).ok();
+        script.out_has("serve");
+        script.out_has("allow-origin");
+    }
+    home.run(&["completions", "tcsh"]).expect(2);
+    home.run(&["man"]).ok().out_has(".TH deltamem");
+    let folder = home.path("man");
+    let folder = folder.to_str().expect("a plain name");
+    home.run(&["man", "--out", folder]).expect(1).err_has("not a folder");
+    std::fs::create_dir(folder).expect("a folder");
+    home.run(&["man", "--out", folder]).ok();
+    for page in ["deltamem.1", "deltamem-serve.1", "deltamem-memory-forget.1"] {
+        assert!(home.path("man").join(page).exists(), "{page}");
+    }
 }
 
 #[test]

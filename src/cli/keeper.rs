@@ -110,6 +110,14 @@ impl Keeper {
         Ok(true)
     }
 
+    /// Keeps which turns the memory has read; nothing happens if another process writes it.
+    pub fn save_turns(&mut self, digests: &[u64]) -> Result<()> {
+        if let Some(writer) = &mut self.writer {
+            writer.save_turns(digests)?;
+        }
+        Ok(())
+    }
+
     /// Deletes the memory with its snapshots and transcripts; `None` if another process writes it.
     pub fn forget(&mut self) -> Result<Option<Forgotten>> {
         match &mut self.writer {

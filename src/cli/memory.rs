@@ -10,7 +10,9 @@ use clap::{Args, Subcommand};
 use deltamem::Error;
 use deltamem::memory::MemoryState;
 use deltamem::memory_file::{FILE_EXTENSION, MemoryFile, MemoryHeader, StateDiff, diff};
-use deltamem::store::{MemoryStore, StoredMemory, read_memory, write_memory};
+use deltamem::store::{
+    MemoryListing, MemoryStore, Snapshot, StoredMemory, read_memory, write_memory,
+};
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -151,24 +153,32 @@ pub fn resolve(name: &str, model: &ModelOptions) -> Result<MemoryFile> {
     }
 }
 
+/// Every stored memory, as JSON.
+pub fn list_json() -> Result<Vec<Value>> {
+    let entry = |listing: &MemoryListing| {
+        json!({
+            "profile": listing.memory.profile(),
+            "model": listing.memory.model(),
+            "generations": listing.n_generations,
+            "bytes": listing.size_bytes,
+            "header": header_or_error(&listing.header),
+        })
+    };
+    Ok(open_store()?.list()?.iter().map(entry).collect())
+}
+
+/// The generations of a memory, as JSON.
+pub fn snapshots_json(memory: &StoredMemory) -> Result<Vec<Value>> {
+    let entry = |snapshot: &Snapshot| json!({ "generation": snapshot.generation, "header": header_or_error(&snapshot.header) });
+    Ok(memory.snapshots()?.iter().map(entry).collect())
+}
+
 fn list(as_json: bool) -> Result<()> {
-    let listings = open_store()?.list()?;
     if as_json {
-        let entries: Vec<Value> = listings
-            .iter()
-            .map(|listing| {
-                json!({
-                    "profile": listing.memory.profile(),
-                    "model": listing.memory.model(),
-                    "generations": listing.n_generations,
-                    "bytes": listing.size_bytes,
-                    "header": header_or_error(&listing.header),
-                })
-            })
-            .collect();
-        put!("{:#}", Value::Array(entries))?;
+        put!("{:#}", Value::Array(list_json()?))?;
         return Ok(());
     }
+    let listings = open_store()?.list()?;
     if listings.is_empty() {
         put!("no memory is stored in {}", MemoryStore::default_dir()?.display())?;
         return Ok(());
@@ -389,11 +399,7 @@ fn snapshots(profile: &str, model: &ModelOptions, as_json: bool) -> Result<()> {
         load(&memory)?;
     }
     if as_json {
-        let entries: Vec<Value> = snapshots
-            .iter()
-            .map(|s| json!({ "generation": s.generation, "header": header_or_error(&s.header) }))
-            .collect();
-        put!("{:#}", Value::Array(entries))?;
+        put!("{:#}", Value::Array(snapshots_json(&memory)?))?;
         return Ok(());
     }
     let mut rows = vec![["generation", "turns", "changed"].map(String::from).to_vec()];

@@ -16,11 +16,13 @@ mod options;
 mod output;
 mod probe;
 mod replay;
+mod serve;
+mod shell;
 mod talk;
 #[cfg(feature = "train")]
 mod train;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use output::note;
 use std::process::ExitCode;
 
@@ -55,6 +57,12 @@ enum Command {
     Convert(convert::ConvertCommand),
     /// Write a GGUF file with the shapes of a real model and random weights
     Synth(convert::SynthCommand),
+    /// Serve a model with OpenAI's HTTP interface, and a page to talk with it
+    Serve(serve::ServeOptions),
+    /// Print what a shell needs to complete command lines
+    Completions(shell::CompletionsOptions),
+    /// Print the manual page
+    Man(shell::ManOptions),
     /// Train a δ-mem adapter for a model
     #[cfg(feature = "train")]
     Train(train::TrainOptions),
@@ -79,6 +87,9 @@ pub fn main() -> ExitCode {
         Command::Memory(options) => memory::run(&options),
         Command::Convert(command) => convert::convert(&command),
         Command::Synth(command) => convert::synth(&command),
+        Command::Serve(options) => serve::run(&options),
+        Command::Completions(options) => shell::completions(&options, Cli::command()),
+        Command::Man(options) => shell::man(&options, Cli::command()),
         #[cfg(feature = "train")]
         Command::Train(options) => train::run(&options),
     };
@@ -125,7 +136,6 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -2,7 +2,7 @@
 //! that the session holds already, so that nothing is fed or written twice.
 
 use super::{Session, Turn, TurnOptions, leading_system_messages};
-use crate::chat::{Message, Role, ThinkPiece, ToolCall, answer_part};
+use crate::chat::{CivilDate, Message, Role, ThinkPiece, ToolCall, answer_part};
 use crate::error::{Error, Result};
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -57,6 +57,29 @@ fn are_same_calls(a: &[ToolCall], b: &[ToolCall]) -> bool {
 }
 
 impl Session {
+    /// Begins another conversation, of `date`, in an empty context; the memory stays. It begins with
+    /// `settled`: messages that the memory has already, which the next turn reads without writing
+    /// them. Nothing is fed before that turn, so a history of any length can be settled.
+    ///
+    /// # Errors
+    /// [`Error::Template`]; those of the device.
+    pub async fn begin(&mut self, settled: Vec<Message>, date: CivilDate) -> Result<()> {
+        self.clear_cache();
+        let talk = &mut self.talk;
+        talk.render.date = date;
+        talk.left.clear();
+        talk.replies.clear();
+        talk.n_kept = 0;
+        talk.n_pinned = leading_system_messages(&settled);
+        let n_messages = settled.len();
+        talk.messages = settled;
+        let n_tokens = match n_messages {
+            0 => 0,
+            _ => self.render_tokens(false)?.1.len(),
+        };
+        self.settle(n_messages, n_tokens).await
+    }
+
     /// Answers a whole history, its system message included. What was processed already is
     /// recognised (an answer also without its thoughts) and neither fed nor written again; where the
     /// history is another one, the session goes back as [`super::Rollback`] says.

@@ -59,6 +59,35 @@ fn names(memory: &StoredMemory) -> Vec<String> {
 }
 
 #[test]
+fn digests_of_turns_stay_until_the_memory_is_forgotten() {
+    let folder = folder();
+    let memory = open(&folder);
+    assert_eq!(memory.turns().unwrap(), []);
+    let mut writer = memory.lock().unwrap();
+    save(&mut writer, 1.0);
+    writer.save_turns(&[1, u64::MAX]).unwrap();
+    assert_eq!(memory.turns().unwrap(), [1, u64::MAX]);
+    // neither a save nor a restored generation takes them away
+    save(&mut writer, 2.0);
+    writer.restore(1).unwrap();
+    assert_eq!(memory.turns().unwrap(), [1, u64::MAX]);
+    let many: Vec<u64> = (0..MAX_TURN_DIGESTS as u64 + 3).collect();
+    writer.save_turns(&many).unwrap();
+    assert_eq!(memory.turns().unwrap(), many[3..]);
+
+    let path = memory.folder().join("turns.txt");
+    for bad in ["7\n", "000000000000000g\n", "\u{e9}", "0000"] {
+        std::fs::write(&path, bad).unwrap();
+        assert_eq!(memory.turns().unwrap_err().code(), "format", "{bad:?}");
+    }
+    std::fs::write(&path, vec![b'0'; (MAX_TURN_DIGESTS + 1) * 17]).unwrap();
+    assert_eq!(memory.turns().unwrap_err().code(), "format");
+
+    writer.forget().unwrap();
+    assert_eq!(memory.turns().unwrap(), []);
+}
+
+#[test]
 fn a_saved_memory_and_its_chat_are_there_again() {
     let folder = folder();
     let stored = open(&folder);

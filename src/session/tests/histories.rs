@@ -55,6 +55,59 @@ fn an_answer_is_recognised_without_its_thoughts() {
 }
 
 #[test]
+fn a_conversation_begun_with_settled_messages_writes_only_what_is_new() {
+    for mode in MODES {
+        let mut s = session_in(mode, 1024, Some("Be brief."));
+        let first = say(&mut s, "I live in Lisbon.");
+        let memory = block_on(s.memory(1)).unwrap();
+        let system = s.messages()[0].clone();
+        let settled = vec![system, user("I live in Lisbon."), assistant(&first.answer)];
+        let history = [settled.clone(), vec![user("Where?")]].concat();
+
+        // after a restart: nothing is fed before the turn, and no day of another conversation stays
+        let mut later = session_in(mode, 1024, None);
+        block_on(later.set_memory(&memory)).unwrap();
+        block_on(later.begin(settled.clone(), CivilDate::from_unix_seconds(0))).unwrap();
+        assert_eq!((later.processed_tokens().len(), later.messages().len()), (0, 3));
+        assert_eq!(state(&later), memory.state);
+        let turn = say_from(&mut later, history.clone());
+        assert_eq!((turn.prompt.prefix_tokens, turn.prompt.rollback), (0, None));
+        let n_settled = later.tokens_of(&settled, false).unwrap().len();
+        let n_new = (later.processed_tokens().len() - n_settled) as u64;
+        let n_written = later.counters().tokens_written - memory.header.counters.tokens_written;
+        assert!(n_written > 0 && n_written <= n_new, "{mode}: {n_written} of {n_new}");
+        // and it can be taken back
+        assert!(block_on(later.undo_turn()).unwrap());
+        assert_eq!((state(&later), later.messages().len()), (memory.state.clone(), 3));
+
+        // without settling, the same history is written once more
+        let mut other = session_in(mode, 1024, None);
+        block_on(other.set_memory(&memory)).unwrap();
+        block_on(other.begin(Vec::new(), CivilDate::from_unix_seconds(0))).unwrap();
+        say_from(&mut other, history);
+        let n_again = other.counters().tokens_written - memory.header.counters.tokens_written;
+        assert!(n_again > n_written, "{mode}: {n_again}, {n_written}");
+    }
+}
+
+#[test]
+fn a_settled_history_may_be_longer_than_the_window() {
+    let mut s = session_with(256, None);
+    let settled: Vec<Message> = (0..30)
+        .flat_map(|n| [user(&format!("Number {n} is a number.")), assistant("It is.")])
+        .collect();
+    let history = [settled.clone(), vec![user("Is it?")]].concat();
+    block_on(s.begin(settled, CivilDate::from_unix_seconds(0))).unwrap();
+    let evict = TurnOptions { overflow: Overflow::Evict, ..options(&s) };
+    let turn = say_from_with(&mut s, history, &evict).unwrap();
+    assert!(turn.evicted_messages > 0);
+    // the new message with its header, the reply and what closes it, but none of the rest
+    let n_new = s.tokens_of(&[user("Is it?")], true).unwrap().len() + turn.generated_ids.len() + 8;
+    let n_written = s.counters().tokens_written as usize;
+    assert!(n_written > 0 && n_written <= n_new, "{n_written} of {n_new}");
+}
+
+#[test]
 fn a_history_without_its_last_answer_is_answered_anew() {
     let mut s = session();
     let first = say(&mut s, "Hello.");

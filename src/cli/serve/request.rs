@@ -1,0 +1,418 @@
+//! Requests in OpenAI's shape. Owns what of them is read, and what is refused: a setting that would
+//! change the reply and cannot be honoured is an error, never passed over in silence. The npm
+//! package reads the same (`web/lib/openai-request.ts`).
+
+use super::api_error::ApiError;
+use deltamem::chat::{Message, Role, ToolCall};
+use deltamem::constraint::Constraint;
+use deltamem::session::TurnOptions;
+use serde_json::{Map, Value};
+use std::collections::HashMap;
+
+#[cfg(test)]
+mod tests;
+
+/// A history to be answered, and how.
+#[derive(Debug, Clone)]
+pub struct ChatRequest {
+    pub model: Option<String>,
+    pub history: Vec<Message>,
+    /// In OpenAI's wrapping.
+    pub tools: Vec<Value>,
+    pub settings: Settings,
+    pub is_streamed: bool,
+    /// A last chunk has the usage.
+    pub has_usage: bool,
+}
+
+/// What is not given comes from the model's files.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Settings {
+    temperature: Option<f32>,
+    top_p: Option<f32>,
+    top_k: Option<usize>,
+    min_p: Option<f32>,
+    repetition_penalty: Option<f32>,
+    seed: Option<u64>,
+    max_tokens: Option<usize>,
+    stop: Vec<String>,
+    constraint: Option<Constraint>,
+    pub thinking: Option<bool>,
+}
+
+impl Settings {
+    /// Replaces what was given; without a seed it is `seed`.
+    pub fn apply(&self, turn: &mut TurnOptions, seed: u64) {
+        let sampling = &mut turn.sampling;
+        sampling.temperature = self.temperature.unwrap_or(sampling.temperature);
+        sampling.top_p = self.top_p.unwrap_or(sampling.top_p);
+        sampling.top_k = self.top_k.unwrap_or(sampling.top_k);
+        sampling.min_p = self.min_p.unwrap_or(sampling.min_p);
+        sampling.repetition_penalty =
+            self.repetition_penalty.unwrap_or(sampling.repetition_penalty);
+        sampling.seed = self.seed.unwrap_or(seed);
+        turn.max_new_tokens = self.max_tokens.unwrap_or(turn.max_new_tokens);
+        turn.stop.clone_from(&self.stop);
+        turn.constraint.clone_from(&self.constraint);
+    }
+}
+
+/// These steer a service and not the reply.
+const PASSED_OVER: [&str; 9] = [
+    "metadata",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "safety_identifier",
+    "service_tier",
+    "store",
+    "user",
+    "verbosity",
+];
+
+/// Reads the body of a request.
+///
+/// # Errors
+/// 400 with the parameter that is wrong or cannot be honoured.
+pub fn read_request(body: &[u8]) -> Result<ChatRequest, ApiError> {
+    let value: Value = serde_json::from_slice(body)
+        .map_err(|e| ApiError::bad_request("invalid_json", format!("the body is not JSON: {e}")))?;
+    let Value::Object(given) = value else {
+        return Err(ApiError::bad_request("invalid_json", "the body is not a JSON object"));
+    };
+    for (name, value) in &given {
+        refuse_unsupported(name, value)?;
+    }
+    let get = |name: &str| given.get(name).filter(|value| !value.is_null());
+    let stream_options = get("stream_options").and_then(Value::as_object);
+    let usage = stream_options.and_then(|options| options.get("include_usage"));
+    let settings = read_settings(&given)?;
+    let tools = read_tools(get("tools"), get("tool_choice"))?;
+    if settings.constraint.is_some() && !tools.is_empty() {
+        let message = "a reply that is held to a schema cannot call tools; ask without the schema \
+                       as long as tools are wanted, then once more with it and `tool_choice: \
+                       \"none\"`";
+        return Err(ApiError::unsupported("response_format", message));
+    }
+    Ok(ChatRequest {
+        model: text(&given, "model")?,
+        history: read_messages(get("messages"))?,
+        tools,
+        settings,
+        is_streamed: flag(&given, "stream")?.unwrap_or(false),
+        has_usage: usage.and_then(Value::as_bool).unwrap_or(false),
+    })
+}
+
+fn refuse_unsupported(name: &str, value: &Value) -> Result<(), ApiError> {
+    let is_zero = || value.as_f64() == Some(0.0);
+    let is_fine = match name {
+        _ if value.is_null() || PASSED_OVER.contains(&name) => true,
+        "messages"
+        | "model"
+        | "stream"
+        | "stream_options"
+        | "temperature"
+        | "top_p"
+        | "top_k"
+        | "min_p"
+        | "repetition_penalty"
+        | "seed"
+        | "max_tokens"
+        | "max_completion_tokens"
+        | "stop"
+        | "response_format"
+        | "tools"
+        | "tool_choice"
+        | "reasoning_effort"
+        | "chat_template_kwargs" => true,
+        // refused, unless they say what holds anyway
+        "n" => value.as_u64() == Some(1),
+        "logprobs" => *value == Value::Bool(false),
+        "top_logprobs" | "frequency_penalty" | "presence_penalty" => is_zero(),
+        "logit_bias" => value.as_object().is_some_and(Map::is_empty),
+        "modalities" => {
+            value.as_array().is_some_and(|kinds| kinds.iter().all(|kind| kind == "text"))
+        }
+        "parallel_tool_calls" => *value == Value::Bool(true),
+        _ => false,
+    };
+    match is_fine {
+        true => Ok(()),
+        false => {
+            let message = format!("`{name}` cannot be honoured by this server; leave it out");
+            Err(ApiError::unsupported(name, message))
+        }
+    }
+}
+
+// ---- settings --------------------------------------------------------------------------------------
+
+type Given = Map<String, Value>;
+
+fn wrong(name: &str, value: &Value, expected: &str) -> ApiError {
+    let mut shown = value.to_string();
+    if shown.len() > 80 {
+        shown = format!("{}…", shown.chars().take(80).collect::<String>());
+    }
+    ApiError::parameter(name, format!("`{name}` is {shown}; expected {expected}"))
+}
+
+fn present<'a>(given: &'a Given, name: &str) -> Option<&'a Value> {
+    given.get(name).filter(|value| !value.is_null())
+}
+
+fn flag(given: &Given, name: &str) -> Result<Option<bool>, ApiError> {
+    let read = |value: &Value| value.as_bool().ok_or_else(|| wrong(name, value, "true or false"));
+    present(given, name).map(read).transpose()
+}
+
+fn text(given: &Given, name: &str) -> Result<Option<String>, ApiError> {
+    let read = |value: &Value| match value.as_str() {
+        Some(text) => Ok(text.to_string()),
+        None => Err(wrong(name, value, "a string")),
+    };
+    present(given, name).map(read).transpose()
+}
+
+fn number(given: &Given, name: &str) -> Result<Option<f32>, ApiError> {
+    let read = |value: &Value| match value.as_f64().map(|number| number as f32) {
+        Some(number) if number.is_finite() => Ok(number),
+        _ => Err(wrong(name, value, "a number")),
+    };
+    present(given, name).map(read).transpose()
+}
+
+fn count(given: &Given, name: &str, least: u64) -> Result<Option<usize>, ApiError> {
+    let read = |value: &Value| match value.as_u64().filter(|count| *count >= least) {
+        Some(count) => Ok(usize::try_from(count).unwrap_or(usize::MAX)),
+        None => Err(wrong(name, value, &format!("a whole number, {least} or more"))),
+    };
+    present(given, name).map(read).transpose()
+}
+
+fn read_settings(given: &Given) -> Result<Settings, ApiError> {
+    let seed = present(given, "seed").map(|value| match (value.as_u64(), value.as_i64()) {
+        (Some(seed), _) => Ok(seed),
+        (_, Some(negative)) => Ok(negative.cast_unsigned()),
+        _ => Err(wrong("seed", value, "a whole number")),
+    });
+    let max_tokens = match count(given, "max_completion_tokens", 1)? {
+        None => count(given, "max_tokens", 1)?,
+        given => given,
+    };
+    Ok(Settings {
+        temperature: number(given, "temperature")?,
+        top_p: number(given, "top_p")?,
+        top_k: count(given, "top_k", 0)?,
+        min_p: number(given, "min_p")?,
+        repetition_penalty: number(given, "repetition_penalty")?,
+        seed: seed.transpose()?,
+        max_tokens,
+        stop: read_stop(given)?,
+        constraint: read_format(given)?,
+        thinking: read_thinking(given)?,
+    })
+}
+
+fn read_stop(given: &Given) -> Result<Vec<String>, ApiError> {
+    let texts = match present(given, "stop") {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(texts)) => texts.as_slice(),
+        Some(text) => std::slice::from_ref(text),
+    };
+    let read = |value: &Value| match value.as_str() {
+        Some(text) if !text.is_empty() => Ok(text.to_string()),
+        _ => Err(wrong("stop", value, "strings that are not empty")),
+    };
+    texts.iter().map(read).collect()
+}
+
+/// OpenAI's `reasoning_effort`, or what vLLM and llama.cpp pass to the template.
+fn read_thinking(given: &Given) -> Result<Option<bool>, ApiError> {
+    if let Some(effort) = text(given, "reasoning_effort")? {
+        return Ok(Some(effort != "none"));
+    }
+    let name = "chat_template_kwargs";
+    match present(given, name) {
+        None => Ok(None),
+        Some(Value::Object(arguments)) => {
+            if let Some(other) = arguments.keys().find(|key| *key != "enable_thinking") {
+                let message = format!("`{name}.{other}` is not known; only enable_thinking is");
+                return Err(ApiError::unsupported(name, message));
+            }
+            flag(arguments, "enable_thinking").map_err(|error| error.with_param(name))
+        }
+        Some(value) => Err(wrong(name, value, "an object")),
+    }
+}
+
+fn read_format(given: &Given) -> Result<Option<Constraint>, ApiError> {
+    let name = "response_format";
+    let Some(format) = present(given, name) else { return Ok(None) };
+    match format.get("type").and_then(Value::as_str) {
+        Some("text") => Ok(None),
+        Some("json_object") => Ok(Some(Constraint::JsonObject)),
+        Some("json_schema") => {
+            match format.get("json_schema").map(|described| described.get("schema")) {
+                Some(Some(schema @ (Value::Object(_) | Value::Bool(_)))) => {
+                    Ok(Some(Constraint::JsonSchema(schema.clone())))
+                }
+                // OpenAI's schema may be left out: any object
+                Some(None | Some(Value::Null)) => Ok(Some(Constraint::JsonObject)),
+                _ => Err(wrong(name, format, "`json_schema` with a `schema`")),
+            }
+        }
+        _ => Err(wrong(name, format, "the type text, json_object or json_schema")),
+    }
+}
+
+// ---- tools -----------------------------------------------------------------------------------------
+
+fn read_tools(tools: Option<&Value>, choice: Option<&Value>) -> Result<Vec<Value>, ApiError> {
+    match choice.map(Value::as_str) {
+        None | Some(Some("auto")) => {}
+        Some(Some("none")) => return Ok(Vec::new()),
+        _ => {
+            let message = "the model cannot be made to call a tool; of `tool_choice` only \"auto\" \
+                           and \"none\" can be honoured";
+            return Err(ApiError::unsupported("tool_choice", message));
+        }
+    }
+    let Some(tools) = tools else { return Ok(Vec::new()) };
+    let Some(tools) = tools.as_array() else { return Err(wrong("tools", tools, "an array")) };
+    let read = |(index, tool): (usize, &Value)| {
+        let at = format!("tools[{index}]");
+        let function = tool.get("function").and_then(Value::as_object);
+        let name = function.and_then(|function| function.get("name")).and_then(Value::as_str);
+        match tool.get("type").and_then(Value::as_str) {
+            Some("function") if name.is_some_and(|name| !name.is_empty()) => Ok(tool.clone()),
+            Some("function") => {
+                Err(ApiError::parameter(&at, format!("{at} has no function's name")))
+            }
+            _ => Err(ApiError::unsupported(&at, format!("{at} is not of the type `function`"))),
+        }
+    };
+    tools.iter().enumerate().map(read).collect()
+}
+
+// ---- messages --------------------------------------------------------------------------------------
+
+fn read_messages(messages: Option<&Value>) -> Result<Vec<Message>, ApiError> {
+    let Some(Value::Array(messages)) = messages else {
+        return Err(ApiError::parameter("messages", "`messages` is not an array"));
+    };
+    if messages.is_empty() {
+        return Err(ApiError::parameter("messages", "`messages` is empty"));
+    }
+    let mut name_of_call: HashMap<String, String> = HashMap::new();
+    let mut history = Vec::with_capacity(messages.len());
+    for (index, message) in messages.iter().enumerate() {
+        let mut message = read_message(message, &format!("messages[{index}]"))?;
+        for call in &message.tool_calls {
+            if let Some(id) = &call.id {
+                name_of_call.insert(id.clone(), call.name.clone());
+            }
+        }
+        if let Some(id) = &message.tool_call_id {
+            message.name = name_of_call.get(id).cloned();
+        }
+        history.push(message);
+    }
+    // before anything is made ready for an answer; the session refuses the same
+    let refuse =
+        |reason: &str| Err(ApiError::bad_request("messages", reason).with_param("messages"));
+    match history.last() {
+        Some(last) if last.role == Role::User && last.content.trim().is_empty() => {
+            refuse("the last message is empty")
+        }
+        Some(last) if !matches!(last.role, Role::User | Role::Tool) => {
+            refuse("the last message is neither from the user nor from a tool")
+        }
+        _ => Ok(history),
+    }
+}
+
+fn read_message(message: &Value, at: &str) -> Result<Message, ApiError> {
+    let Value::Object(given) = message else {
+        return Err(ApiError::parameter(at, format!("{at} is not an object")));
+    };
+    let content = read_content(given.get("content"), at)?;
+    let role = match given.get("role").and_then(Value::as_str) {
+        Some("system" | "developer") => Role::System,
+        Some("user") => Role::User,
+        Some("assistant") => Role::Assistant,
+        Some("tool") => Role::Tool,
+        _ => {
+            let message = "is not system, developer, user, assistant or tool";
+            return Err(ApiError::parameter(at, format!("the role of {at} {message}")));
+        }
+    };
+    let string = |name: &str| given.get(name).and_then(Value::as_str).map(str::to_string);
+    let mut read = Message::new(role, content);
+    match role {
+        Role::Assistant => {
+            read.reasoning = string("reasoning_content").filter(|text| !text.is_empty());
+            read.tool_calls = read_calls(given.get("tool_calls"), at)?;
+        }
+        Role::Tool => {
+            read.tool_call_id = string("tool_call_id");
+            if read.content.trim().is_empty() {
+                // templates and the session want a text
+                read.content = "(no output)".into();
+            }
+        }
+        Role::System | Role::User => {}
+    }
+    Ok(read)
+}
+
+fn read_content(content: Option<&Value>, at: &str) -> Result<String, ApiError> {
+    let refuse = |at: &str| {
+        let message = format!("{at} is neither text nor parts of text; only text can be read");
+        Err(ApiError::unsupported(at, message))
+    };
+    match content {
+        None | Some(Value::Null) => Ok(String::new()),
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(Value::Array(parts)) => {
+            let mut joined = String::new();
+            for (index, part) in parts.iter().enumerate() {
+                match (part.get("type").and_then(Value::as_str), part.get("text")) {
+                    (Some("text"), Some(Value::String(text))) => joined.push_str(text),
+                    _ => return refuse(&format!("{at}.content[{index}]")),
+                }
+            }
+            Ok(joined)
+        }
+        Some(_) => refuse(&format!("{at}.content")),
+    }
+}
+
+fn read_calls(calls: Option<&Value>, at: &str) -> Result<Vec<ToolCall>, ApiError> {
+    let calls = match calls {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Array(calls)) => calls,
+        Some(other) => return Err(wrong(&format!("{at}.tool_calls"), other, "an array")),
+    };
+    let read = |(index, call): (usize, &Value)| {
+        let at = format!("{at}.tool_calls[{index}]");
+        let function = call.get("function");
+        let field = |name: &str| function.and_then(|f| f.get(name)).and_then(Value::as_str);
+        let Some(name) = field("name") else {
+            return Err(ApiError::unsupported(&at, format!("{at} is no call of a function")));
+        };
+        // JSON text with an object in it
+        let arguments = match field("arguments") {
+            None | Some("") => Ok(Map::new()),
+            Some(text) => serde_json::from_str(text),
+        };
+        let arguments = arguments.map_err(|e| {
+            let message = format!("the arguments of {at} are not a JSON object in text: {e}");
+            ApiError::parameter(&at, message)
+        })?;
+        let id = call.get("id").and_then(Value::as_str).map(str::to_string);
+        Ok(ToolCall { name: name.into(), arguments, id })
+    };
+    calls.iter().enumerate().map(read).collect()
+}

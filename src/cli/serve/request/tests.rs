@@ -1,0 +1,143 @@
+use super::*;
+use serde_json::json;
+
+fn read(extra: Value) -> Result<ChatRequest, (String, String)> {
+    let mut body = json!({ "messages": [{ "role": "user", "content": "Hello." }] });
+    for (name, value) in extra.as_object().unwrap() {
+        body[name] = value.clone();
+    }
+    read_request(body.to_string().as_bytes()).map_err(|error| {
+        let json = error.to_json();
+        let field = |name: &str| json["error"][name].as_str().unwrap_or("").to_string();
+        (field("code"), field("param"))
+    })
+}
+
+fn refused(extra: Value) -> (String, String) {
+    read(extra).unwrap_err()
+}
+
+#[test]
+fn settings_are_read_and_those_that_do_not_matter_passed_over() {
+    let request = read(json!({
+        "model": "nano", "temperature": 0, "top_p": 0.5, "top_k": 3, "min_p": 0.1, "seed": -1,
+        "max_tokens": 5, "max_completion_tokens": 6, "stop": "a", "n": 1, "logprobs": false,
+        "user": "x", "stream": true, "stream_options": { "include_usage": true },
+        "presence_penalty": 0.0, "logit_bias": {}, "reasoning_effort": "low", "store": null,
+    }));
+    let request = request.unwrap();
+    let expected = Settings {
+        temperature: Some(0.0),
+        top_p: Some(0.5),
+        top_k: Some(3),
+        min_p: Some(0.1),
+        seed: Some(u64::MAX),
+        max_tokens: Some(6),
+        stop: vec!["a".into()],
+        thinking: Some(true),
+        ..Settings::default()
+    };
+    assert_eq!(request.settings, expected);
+    assert!(request.is_streamed && request.has_usage);
+    assert_eq!(request.model.as_deref(), Some("nano"));
+    let off = read(json!({ "chat_template_kwargs": { "enable_thinking": false } })).unwrap();
+    assert_eq!(off.settings.thinking, Some(false));
+    assert!(!off.is_streamed && !off.has_usage);
+}
+
+#[test]
+fn what_cannot_be_honoured_is_refused_by_name() {
+    for (name, value) in [
+        ("n", json!(2)),
+        ("logprobs", json!(true)),
+        ("top_logprobs", json!(3)),
+        ("frequency_penalty", json!(0.5)),
+        ("logit_bias", json!({ "1": 2 })),
+        ("audio", json!({})),
+        ("tool_choice", json!("required")),
+        ("tool_choice", json!({ "type": "function", "function": { "name": "a" } })),
+        ("chat_template_kwargs", json!({ "other": 1 })),
+    ] {
+        assert_eq!(refused(json!({ name: value })), ("unsupported".into(), name.into()));
+    }
+    for (name, value) in [
+        ("temperature", json!("hot")),
+        ("top_p", json!([])),
+        ("seed", json!(1.5)),
+        ("max_tokens", json!(0)),
+        ("max_tokens", json!(-1)),
+        ("stop", json!([1])),
+        ("stop", json!("")),
+        ("stream", json!("yes")),
+        ("model", json!(1)),
+        ("response_format", json!({ "type": "xml" })),
+        ("response_format", json!({ "type": "json_schema", "json_schema": { "schema": 1 } })),
+        ("tools", json!({})),
+        ("messages", json!([])),
+        ("messages", json!("Hello.")),
+    ] {
+        assert_eq!(refused(json!({ name: value })), ("invalid_value".into(), name.into()));
+    }
+    for body in ["", "{", "[]", "1", "\u{0}", "{\"messages\": [}"] {
+        let error = read_request(body.as_bytes()).unwrap_err().to_json();
+        assert_eq!(error["error"]["code"], "invalid_json", "{body:?}");
+    }
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    assert!(read_request(deep.as_bytes()).is_err());
+}
+
+#[test]
+fn replies_are_held_to_formats_and_not_to_tools_as_well() {
+    let schema = json!({ "type": "object", "properties": { "city": { "type": "string" } } });
+    let format = json!({ "type": "json_schema", "json_schema": { "name": "x", "schema": schema } });
+    let request = read(json!({ "response_format": format })).unwrap();
+    assert_eq!(request.settings.constraint, Some(Constraint::JsonSchema(schema)));
+    let any = read(json!({ "response_format": { "type": "json_object" } })).unwrap();
+    assert_eq!(any.settings.constraint, Some(Constraint::JsonObject));
+    let text = read(json!({ "response_format": { "type": "text" } })).unwrap();
+    assert_eq!(text.settings.constraint, None);
+    let tool = json!({ "type": "function", "function": { "name": "now" } });
+    let both = json!({ "response_format": format, "tools": [tool] });
+    assert_eq!(refused(both).1, "response_format");
+    let none = json!({ "response_format": format, "tools": [tool], "tool_choice": "none" });
+    assert!(read(none).unwrap().tools.is_empty());
+    assert_eq!(read(json!({ "tools": [tool] })).unwrap().tools, [tool]);
+    for bad in [json!({ "type": "function" }), json!({ "type": "retrieval" }), json!(1)] {
+        assert_eq!(refused(json!({ "tools": [bad] })).1, "tools[0]");
+    }
+}
+
+#[test]
+fn histories_keep_calls_results_and_thoughts() {
+    let request = read(json!({ "messages": [
+        { "role": "developer", "content": [{ "type": "text", "text": "Be " }, { "type": "text", "text": "brief." }] },
+        { "role": "user", "content": "Weather?", "name": "ada" },
+        { "role": "assistant", "content": null, "reasoning_content": "Hm.", "tool_calls": [
+            { "id": "c1", "type": "function", "function": { "name": "weather", "arguments": "{\"city\":\"Oslo\"}" } } ] },
+        { "role": "tool", "tool_call_id": "c1", "content": "" },
+    ]})).unwrap();
+    let [system, user, assistant, tool] = &request.history[..] else { panic!("{request:?}") };
+    assert_eq!((system.role, system.content.as_str()), (Role::System, "Be brief."));
+    assert_eq!(user.content, "Weather?");
+    assert_eq!(assistant.reasoning.as_deref(), Some("Hm."));
+    assert_eq!(assistant.tool_calls[0].arguments["city"], "Oslo");
+    assert_eq!((tool.name.as_deref(), tool.content.as_str()), (Some("weather"), "(no output)"));
+
+    let image = json!([{ "type": "image_url", "image_url": { "url": "data:" } }]);
+    for (message, param) in [
+        (json!({ "role": "user", "content": image }), "messages[0].content[0]"),
+        (json!({ "role": "user", "content": 1 }), "messages[0].content"),
+        (json!({ "role": "robot", "content": "a" }), "messages[0]"),
+        (json!({ "content": "a" }), "messages[0]"),
+        (json!("a"), "messages[0]"),
+        (json!({ "role": "assistant", "content": "a" }), "messages"),
+        (json!({ "role": "user", "content": " " }), "messages"),
+        (json!({ "role": "assistant", "tool_calls": [{}] }), "messages[0].tool_calls[0]"),
+        (
+            json!({ "role": "assistant", "tool_calls": [{ "function": { "name": "a", "arguments": "[]" } }] }),
+            "messages[0].tool_calls[0]",
+        ),
+    ] {
+        assert_eq!(refused(json!({ "messages": [message] })).1, param);
+    }
+}

@@ -1,0 +1,180 @@
+/**
+ * `deltamem serve` asked by OpenAI's own client for JavaScript, on the built-in model and the CPU twin:
+ * streams, schemas, tools, errors, and a memory that outlives the server. Needs `npm ci --prefix web`
+ * before, and cargo or the built program.
+ *
+ *   DELTAMEM_BIN  the program, by default what `cargo run` builds
+ */
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { mkdtemp, rm } from "node:fs/promises";
+import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { after, before, test } from "node:test";
+import { fileURLToPath } from "node:url";
+
+const ROOT = fileURLToPath(new URL("../../", import.meta.url));
+// the one development environment for JavaScript is web/
+const OpenAI = createRequire(join(ROOT, "web/package.json"))("openai");
+
+const ADA = { role: "user", content: "My name is Ada and I live in Lisbon." };
+const WHERE = { role: "user", content: "Where do I live?" };
+const TOKEN = "a-token";
+
+let home;
+let server;
+
+/** Starts the server and waits until it listens. */
+async function start() {
+  const built = process.env.DELTAMEM_BIN;
+  const options = ["serve", "--cpu", "--port", "0"];
+  const command = built ?? "cargo";
+  const args = built ? options : ["run", "--quiet", "--bin", "deltamem", "--", ...options];
+  const child = spawn(command, args, {
+    cwd: ROOT,
+    env: { ...process.env, DELTAMEM_DATA_DIR: join(home, "data"), DELTAMEM_TOKEN: TOKEN },
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  const ended = new Promise((resolve) => child.once("exit", resolve));
+  for await (const line of createInterface({ input: child.stdout })) {
+    const address = /^listening on (http:\S+)$/.exec(line)?.[1];
+    if (address) return { child, ended, address };
+  }
+  throw new Error("the server did not start");
+}
+
+async function stop() {
+  server.child.kill("SIGTERM");
+  assert.equal(await server.ended, 0);
+}
+
+before(async () => {
+  home = await mkdtemp(join(tmpdir(), "deltamem-serve-"));
+  server = await start();
+});
+
+after(async () => {
+  server?.child.kill("SIGKILL");
+  await server?.ended;
+  if (home) await rm(home, { recursive: true, force: true });
+});
+
+/** A client as anyone would make it, for one profile. */
+function client(profile, options = {}) {
+  return new OpenAI({
+    baseURL: `${server.address}/v1`,
+    apiKey: TOKEN,
+    defaultHeaders: { "X-Memory-Profile": profile },
+    maxRetries: 0,
+    ...options,
+  });
+}
+
+const ask = (openai, messages, more = {}) => openai.chat.completions.create({ model: "nano", messages, ...more });
+
+test("models are listed", async () => {
+  const names = [];
+  for await (const model of client("default").models.list()) names.push(model.id);
+  assert.deepEqual(names, ["nano"]);
+  assert.equal((await client("default").models.retrieve("nano")).owned_by, "deltamem");
+});
+
+test("a stream has pieces, a usage and an end", async () => {
+  const stream = await ask(client("stream"), [ADA], { stream: true, stream_options: { include_usage: true } });
+  let text = "";
+  let usage = null;
+  const reasons = [];
+  for await (const chunk of stream) {
+    text += chunk.choices[0]?.delta.content ?? "";
+    if (chunk.choices[0]?.finish_reason) reasons.push(chunk.choices[0].finish_reason);
+    usage = chunk.usage ?? usage;
+  }
+  assert.match(text, /Lisbon/);
+  assert.deepEqual(reasons, ["stop"]);
+  assert.equal(usage.total_tokens, usage.prompt_tokens + usage.completion_tokens);
+  const helped = client("helper").chat.completions.stream({ model: "nano", messages: [ADA] });
+  assert.equal((await helped.finalMessage()).content, text);
+});
+
+test("a reply is held to a schema, also in a stream with tools at hand", async () => {
+  const schema = {
+    type: "object",
+    properties: { city: { enum: ["Lisbon", "Oslo"] } },
+    required: ["city"],
+    additionalProperties: false,
+  };
+  const response_format = { type: "json_schema", json_schema: { name: "home", schema, strict: true } };
+  const parameters = { type: "object", properties: { city: { type: "string" } } };
+  const tools = [{ type: "function", function: { name: "weather", description: "Says the weather.", parameters } }];
+  const openai = client("schema");
+  const first = await openai.chat.completions
+    .stream({ model: "nano", messages: [ADA], tools })
+    .finalChatCompletion();
+  const { message } = first.choices[0];
+  assert.match(message.content, /Lisbon/);
+  const parsed = await openai.chat.completions
+    .stream({ model: "nano", messages: [ADA, message, WHERE], tools, tool_choice: "none", response_format })
+    .finalContent();
+  assert.ok(["Lisbon", "Oslo"].includes(JSON.parse(parsed).city), parsed);
+
+  // a call and its result in a history
+  const call = { id: "call_1", type: "function", function: { name: "weather", arguments: '{"city":"Oslo"}' } };
+  const history = [
+    { role: "user", content: "How is the weather?" },
+    { role: "assistant", content: null, tool_calls: [call] },
+    { role: "tool", tool_call_id: "call_1", content: "Sunny." },
+  ];
+  const reply = await ask(client("tools"), history, { tools });
+  assert.equal(reply.choices[0].finish_reason, "stop");
+});
+
+test("errors are those that the client knows", async () => {
+  const openai = client("errors");
+  await assert.rejects(ask(client("errors", { apiKey: "wrong" }), [ADA]), OpenAI.AuthenticationError);
+  await assert.rejects(ask(openai, [ADA], { n: 2 }), (error) => {
+    assert.ok(error instanceof OpenAI.BadRequestError);
+    assert.deepEqual([error.code, error.param, error.type], ["unsupported", "n", "invalid_request_error"]);
+    return true;
+  });
+  await assert.rejects(ask(openai, [ADA], { model: "gpt-5" }), OpenAI.NotFoundError);
+  await assert.rejects(ask(openai, [], { stream: true }), OpenAI.BadRequestError);
+  await assert.rejects(ask(client("No Name"), [ADA]), OpenAI.BadRequestError);
+});
+
+test("a stream that is left and a request that is given up leave the server free", async () => {
+  const openai = client("left");
+  const stream = await ask(openai, [ADA], { stream: true });
+  for await (const _ of stream) break;
+  const controller = new AbortController();
+  const asked = ask(openai, [ADA]);
+  setTimeout(() => controller.abort(), 20);
+  await assert.rejects(
+    openai.chat.completions.create({ model: "nano", messages: [ADA] }, { signal: controller.signal }),
+    OpenAI.APIUserAbortError,
+  );
+  assert.match((await asked).choices[0].message.content, /Lisbon/);
+});
+
+test("a memory outlives the server, and profiles know nothing of each other", async () => {
+  const told = await ask(client("ada"), [ADA]);
+  await ask(client("ben"), [{ role: "user", content: "My name is Ben and I live in Oslo." }]);
+  await stop();
+  server = await start();
+  const where = async (profile) => (await ask(client(profile), [WHERE])).choices[0].message.content;
+  assert.match(await where("ada"), /Lisbon/);
+  const ben = await where("ben");
+  assert.match(ben, /Oslo/);
+  assert.doesNotMatch(ben, /Lisbon/);
+  assert.doesNotMatch(await where("nobody"), /Lisbon|Oslo/);
+
+  // a conversation of before the restart goes on, and is not memorised again
+  const shown = async () => (await client("ada").get("/memory")).counters.tokens_written;
+  const n_before = await shown();
+  const history = [ADA, told.choices[0].message, WHERE];
+  const reply = await ask(client("ada"), history);
+  assert.match(reply.choices[0].message.content, /Lisbon/);
+  const n_new = (await shown()) - n_before;
+  assert.ok(n_new > 0 && n_new < told.usage.total_tokens, `${n_new} of ${told.usage.total_tokens}`);
+});

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 use crate::weights::gguf::pre_tokenizer_name;
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Values of `tokenizer.ggml.token_type`.
 mod token_type {
@@ -113,12 +113,27 @@ fn pre(root: &Value, begins_with_token: bool) -> Option<&'static str> {
     };
     let mut patterns = parts.iter().filter_map(|part| part["pattern"]["Regex"].as_str());
     let pattern = patterns.next()?;
+    if patterns.next().is_some() {
+        return None;
+    }
     let ignore_merges = root["model"]["ignore_merges"].as_bool() == Some(true);
     let is_composed = root["normalizer"]["type"] == "NFC";
-    match patterns.next() {
-        None => pre_tokenizer_name(pattern, ignore_merges, is_composed, begins_with_token),
-        Some(_) => None,
-    }
+    // llama.cpp finds tokens that no merge leads to under one of the two names only; that this one
+    // puts a token in front by default is taken back by `add_bos_token`.
+    let as_llama_3 = begins_with_token || (ignore_merges && has_tokens_without_merge(root));
+    pre_tokenizer_name(pattern, ignore_merges, is_composed, as_llama_3)
+}
+
+fn has_tokens_without_merge(root: &Value) -> bool {
+    let merges = root["model"]["merges"].as_array().into_iter().flatten();
+    let made: HashSet<String> = merges
+        .map(|merge| match merge.as_str() {
+            Some(pair) => pair.replacen(' ', "", 1),
+            None => merge.as_array().into_iter().flatten().filter_map(Value::as_str).collect(),
+        })
+        .collect();
+    let tokens = root["model"]["vocab"].as_object().into_iter().flatten();
+    tokens.map(|(token, _)| token).any(|t| t.chars().nth(1).is_some() && !made.contains(t))
 }
 
 #[cfg(test)]
@@ -129,7 +144,8 @@ mod tests {
     fn the_built_in_vocabulary_is_listed_by_id() {
         let json = crate::nano::TOKENIZER;
         let found = Vocabulary::read(json, 6144).unwrap();
-        assert_eq!((found.pre, found.begins_with_token), (Some("smaug-bpe"), false));
+        // it has whole words that no merge leads to
+        assert_eq!((found.pre, found.begins_with_token), (Some("llama-bpe"), false));
         assert_eq!((found.tokens.len(), found.types.len()), (6144, 6144));
         let end = found.id("<|im_end|>").unwrap();
         assert_eq!(found.tokens[end as usize], "<|im_end|>");
@@ -140,6 +156,12 @@ mod tests {
         // rows that no token has
         let unused = found.types.iter().filter(|&&ty| ty == token_type::UNUSED).count();
         assert!(found.tokens.iter().filter(|t| t.starts_with("[PAD")).count() == unused);
+        let mut root: Value = serde_json::from_slice(json).unwrap();
+        let merges: HashSet<String> = found.merges.iter().map(|m| m.replace(' ', "")).collect();
+        let vocab = root["model"]["vocab"].as_object_mut().unwrap();
+        vocab.retain(|token, _| token.chars().count() == 1 || merges.contains(token));
+        let pruned = Vocabulary::read(root.to_string().as_bytes(), 6144).unwrap();
+        assert_eq!(pruned.pre, Some("smaug-bpe"));
         let error = Vocabulary::read(json, 6000).map(|_| ()).unwrap_err();
         assert_eq!(error.code(), "tokenizer");
     }

@@ -45,15 +45,18 @@ impl Extra {
     }
 }
 
+/// Keys and their values, in the file's order.
+type Values = Vec<(String, MetaValue)>;
+
 /// All keys and values, in the usual order, and what a person should know about them.
 pub(super) fn of(
     folder: &ModelFolder,
     extra: &Extra,
     ty: GgmlType,
-) -> Result<(Vec<(String, MetaValue)>, Option<String>)> {
+) -> Result<(Values, Option<String>)> {
     let config = &folder.config;
     let architecture = config.architecture.name();
-    let mut values: Vec<(String, MetaValue)> = Vec::new();
+    let mut values = Values::new();
     let mut put = |key: &str, value: MetaValue| values.push((key.into(), value));
     let text = |text: &str| MetaValue::Text(text.into());
     put("general.architecture", text(architecture));
@@ -84,7 +87,7 @@ pub(super) fn of(
     Ok((values, note))
 }
 
-fn dimensions(config: &ModelConfig, raw: &Value) -> Vec<(String, MetaValue)> {
+fn dimensions(config: &ModelConfig, raw: &Value) -> Values {
     // All of these are bounded far below 2³² by `ModelConfig`.
     let count = |n: usize| MetaValue::Count(n as u32);
     let mut values = vec![
@@ -119,11 +122,7 @@ fn dimensions(config: &ModelConfig, raw: &Value) -> Vec<(String, MetaValue)> {
     values
 }
 
-fn tokenizer(
-    folder: &ModelFolder,
-    extra: &Extra,
-    vocabulary: vocabulary::Vocabulary,
-) -> Vec<(String, MetaValue)> {
+fn tokenizer(folder: &ModelFolder, extra: &Extra, vocabulary: vocabulary::Vocabulary) -> Values {
     let id_of = |name: &str, known: Option<&str>, fallback: Option<u32>| {
         let key = format!("{name}_token");
         let stated = &extra.tokenizer_config[&key];

@@ -33,13 +33,12 @@ fn options(ty: GgmlType, rules: &[&str]) -> ConvertOptions {
 fn convert(folder: &ModelFolder, options: &ConvertOptions, path: &Path) -> Vec<TensorError> {
     let conversion = Conversion::new(folder, &Extra::default(), options).unwrap();
     let mut last = 0;
-    let errors = conversion
+    conversion
         .write(folder.tensors.as_ref(), path, &mut |done, total| {
             assert!(last <= done && done <= total);
             last = done;
         })
-        .unwrap();
-    errors
+        .unwrap()
 }
 
 #[test]

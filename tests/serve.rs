@@ -92,16 +92,16 @@ fn replies_are_held_to_a_schema_and_calls_of_tools_come_out() {
     let server = Server::start(&[]);
     let schema = json!({
         "type": "object",
-        "properties": { "city": { "enum": ["Lisbon", "Oslo"] }, "sure": { "type": "boolean" } },
-        "required": ["city", "sure"],
+        "properties": { "city": { "enum": ["Lisbon", "Oslo"] } },
+        "required": ["city"],
         "additionalProperties": false,
     });
     let format = json!({
         "type": "json_schema", "json_schema": { "name": "home", "schema": schema, "strict": true },
     });
-    let body = json!({ "messages": [user(ADA)], "response_format": format, "max_tokens": 60 });
+    let body = json!({ "messages": [user(ADA)], "response_format": format });
     let reply: Value = serde_json::from_str(&server.text(&body, &[])).expect("JSON");
-    assert!(reply["sure"].is_boolean() && reply["city"].is_string(), "{reply}");
+    assert!(["Lisbon", "Oslo"].iter().any(|city| reply == json!({ "city": city })), "{reply}");
     let bad = json!({ "type": "json_schema", "json_schema": { "schema": { "not": {} } } });
     let body = json!({ "messages": [user(ADA)], "response_format": bad, "stream": true });
     let refused = server.refused("/v1/chat/completions", &body, 400);

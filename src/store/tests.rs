@@ -62,7 +62,7 @@ fn names(memory: &StoredMemory) -> Vec<String> {
 fn digests_of_turns_stay_until_the_memory_is_forgotten() {
     let folder = folder();
     let memory = open(&folder);
-    assert_eq!(memory.turns().unwrap(), []);
+    assert!(memory.turns().unwrap().is_empty());
     let mut writer = memory.lock().unwrap();
     save(&mut writer, 1.0);
     writer.save_turns(&[1, u64::MAX]).unwrap();
@@ -84,7 +84,7 @@ fn digests_of_turns_stay_until_the_memory_is_forgotten() {
     assert_eq!(memory.turns().unwrap_err().code(), "format");
 
     writer.forget().unwrap();
-    assert_eq!(memory.turns().unwrap(), []);
+    assert!(memory.turns().unwrap().is_empty());
 }
 
 #[test]

@@ -225,12 +225,18 @@ mod tests {
             let line = case.case.line;
             let n_turns = case.case.sessions.iter().map(Vec::len).sum::<usize>();
             assert!(n_turns > case.n_unrelated, "line {line}");
-            // what is asked for was told, in these very words
+            // what is asked for was told, in these very words but for the article: "my horse" tells
+            // of "a horse"
             if case.group == Group::Untold {
                 continue;
             }
             let told = case.case.sessions.concat().join("\n");
-            assert!(super::super::answers::is_answered(&case.case.answers, &told), "line {line}");
+            let bare = |answer: &String| {
+                let without = answer.strip_prefix("a ").or_else(|| answer.strip_prefix("an "));
+                without.unwrap_or(answer).to_string()
+            };
+            let answers: Vec<_> = case.case.answers.iter().map(bare).collect();
+            assert!(super::super::answers::is_answered(&answers, &told), "line {line}");
         }
     }
 }

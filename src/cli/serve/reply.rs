@@ -141,7 +141,6 @@ impl Sink {
     }
 
     /// For a reply in chunks: resolves when it begins, then they come.
-    #[expect(clippy::type_complexity, reason = "two ends of two channels")]
     pub fn chunks(
         head: Head,
         has_usage: bool,

@@ -52,6 +52,19 @@ export async function fileAt(folder: Folder, name: string): Promise<File | null>
   }
 }
 
+/** A small text as it is now, also while somebody else goes on writing it; null if there is none. */
+export async function textAt(folder: Folder, name: string): Promise<string | null> {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return (await (await fileAt(folder, name))?.text()) ?? null;
+    } catch (error) {
+      // It was written between the two: a File is what it was at one moment, or unreadable.
+      if (!isChanged(error) || tries === 20) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+  }
+}
+
 /** Deletes a file; false if somebody uses it. */
 export async function remove(folder: Folder, name: string): Promise<boolean> {
   try {
@@ -176,6 +189,10 @@ export function readAll(file: ByteFile): Uint8Array {
 
 function isTaken(error: unknown): boolean {
   return error instanceof Error && error.name === "NoModificationAllowedError";
+}
+
+function isChanged(error: unknown): boolean {
+  return error instanceof Error && error.name === "NotReadableError";
 }
 
 export function isMissing(error: unknown): boolean {

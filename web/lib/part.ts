@@ -5,7 +5,7 @@
  */
 import { PIECE_BYTES, type Place } from "./download.js";
 import type { Remote } from "./http.js";
-import { type SyncAccessHandle, fileAt, openForWriting, remove, writeAll } from "./opfs.js";
+import { type SyncAccessHandle, fileAt, openForWriting, remove, textAt, writeAll } from "./opfs.js";
 
 const dataName = (id: string) => `${id}.data`;
 const journalName = (id: string) => `${id}.journal`;
@@ -20,7 +20,7 @@ export function partIds(names: string[]): Set<string> {
 
 /** Bytes that an interrupted download has for good; its file has the final size from the start. */
 export async function partBytes(folder: FileSystemDirectoryHandle, id: string): Promise<number> {
-  const journal = await (await fileAt(folder, journalName(id)))?.text();
+  const journal = await textAt(folder, journalName(id));
   const nPieces = (journal?.split("\n").length ?? 0) - 2;
   const size = (await fileAt(folder, dataName(id)))?.size ?? 0;
   return Math.max(0, Math.min(size, nPieces * PIECE_BYTES));

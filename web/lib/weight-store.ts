@@ -18,6 +18,7 @@ import {
   names,
   openForReading,
   remove,
+  textAt,
   writeText,
 } from "./opfs.js";
 import { Part, partBytes, partDataName, partIds, removePart } from "./part.js";
@@ -300,10 +301,10 @@ export class WeightStore {
   }
 
   async #readEntry(name: string): Promise<Entry | null> {
-    const file = await fileAt(this.#models, name);
-    if (!file) return null;
     try {
-      const entry = JSON.parse(await file.text()) as Partial<Entry> | null;
+      const text = await textAt(this.#models, name);
+      if (text === null) return null;
+      const entry = JSON.parse(text) as Partial<Entry> | null;
       const isEntry =
         entry?.format === 1 && typeof entry.url === "string" && Array.isArray(entry.files);
       return isEntry ? (entry as Entry) : null;

@@ -105,6 +105,11 @@ fn embed_matches_reference() {
                 (11, 50, 6e4, None),
                 (7, 33, 0.0, Some(1)),
             ] {
+                // files have K types in whole blocks only, and padding would not decode to zero
+                let is_k = matches!(storage, Storage::Q4K | Storage::Q5K | Storage::Q6K);
+                if is_k && hidden % 256 != 0 {
+                    continue;
+                }
                 let table = noise(vocab * hidden, 4, scale);
                 let last = vocab as u32 - 1;
                 let tokens = [0, last, last / 2, 3, 3, 4];

@@ -455,8 +455,10 @@ fn the_line_is_bounded_and_whoever_leaves_it_frees_the_model() {
     let mut first = server.open(&long("one"), &[ada]);
     first.read_some();
     let second = server.open(&long("two"), &[ada]);
-    // the second is on its way into the line
-    std::thread::sleep(Duration::from_millis(300));
+    let begin = Instant::now();
+    while json_of(server.get("/health"), 200)["waiting"] != 1 {
+        assert!(begin.elapsed() < Duration::from_secs(10), "the second never came into the line");
+    }
     let body = json!({ "messages": [user("three")], "max_tokens": 1 });
     let third = server.post("/v1/chat/completions", &body, &[]);
     assert_eq!((third.status, third.header("retry-after")), (503, Some("2")));

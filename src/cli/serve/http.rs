@@ -92,6 +92,10 @@ impl Shared {
     }
 }
 
+async fn health(State(shared): State<Shared>) -> Json<Value> {
+    Json(json!({ "status": "ok", "waiting": shared.queue.n_waiting() }))
+}
+
 /// All routes behind their guard.
 pub fn router(app: App, queue: Arc<Queue<Job>>, guarded: Guard) -> Router {
     let text = |kind: &'static str, text: &'static str| {
@@ -101,7 +105,7 @@ pub fn router(app: App, queue: Arc<Queue<Job>>, guarded: Guard) -> Router {
         .route("/", text("text/html; charset=utf-8", include_str!("page.html")))
         .route("/page.css", text("text/css; charset=utf-8", include_str!("page.css")))
         .route("/page.js", text("text/javascript; charset=utf-8", include_str!("page.js")))
-        .route("/health", get(|| async { Json(json!({ "status": "ok" })) }))
+        .route("/health", get(health))
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
         .route("/v1/chat/completions", post(chat))

@@ -83,6 +83,11 @@ impl<T> Queue<T> {
         }
     }
 
+    /// How many requests wait; the one that is running does not.
+    pub fn n_waiting(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
     /// Lets nothing in any more and drops what waits; what runs goes on.
     pub fn close(&self) {
         let mut state = self.lock();
@@ -132,8 +137,9 @@ mod tests {
         let queue = Queue::new(1, Cancel::default());
         let first = queue.push(1).unwrap();
         let second = queue.push(2).unwrap();
-        assert_eq!(queue.push(3).err(), Some(Refused::Full));
+        assert_eq!((queue.push(3).err(), queue.n_waiting()), (Some(Refused::Full), 2));
         assert_eq!(queue.next().map(|(_, n)| n), Some(1));
+        assert_eq!(queue.n_waiting(), 1);
         assert_eq!(queue.push(3).err(), Some(Refused::Full));
         // whoever gives up makes room
         drop(second);

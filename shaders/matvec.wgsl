@@ -10,6 +10,7 @@ struct Params {
     y_stride: u32,      // floats from token to token
     y_offset: u32,      // floats before the first row
     accumulate: u32,    // 1: y += …, 0: y = …
+    whole_blocks: u32,  // 1: k is a multiple of 32
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -24,12 +25,14 @@ fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
+    // not a bound that is a uniform alone: lavapipe would compile anew at every dispatch
+    let n_quads = min(params.n_quads, arrayLength(&x));
     let token = group.y;
     let first_row = group.x * ROWS_PER_WORKGROUP;
     let last_row = params.n_rows - 1u;
     var sums: array<f32, ROWS_PER_WORKGROUP>;
-    for (var quad = lane; quad < params.n_quads; quad += WORKGROUP_SIZE) {
-        let input = x[token * params.n_quads + quad];
+    for (var quad = lane; quad < n_quads; quad += WORKGROUP_SIZE) {
+        let input = x[token * n_quads + quad];
         for (var i = 0u; i < ROWS_PER_WORKGROUP; i++) {
             // rows past the end repeat the last one and are not stored
             sums[i] += dot(weight_quad(min(first_row + i, last_row), quad), input);

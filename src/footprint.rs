@@ -267,6 +267,7 @@ mod tests {
         let config = ModelConfig::from_json(SMOLLM3_3B, "config.json").unwrap();
         let mut tier = Tier {
             subgroups: false,
+            min_subgroup_size: 0,
             f16: false,
             software: true,
             max_binding_bytes: 128 << 20,

@@ -22,6 +22,8 @@ pub struct GpuOptions {
 pub struct Tier {
     /// Subgroup operations.
     pub subgroups: bool,
+    /// Fewest invocations that a subgroup has; 0 without subgroup operations.
+    pub min_subgroup_size: u32,
     /// The f16 type in shaders.
     pub f16: bool,
     /// A CPU that emulates a GPU (lavapipe, SwiftShader): few lanes, slow barriers.
@@ -400,8 +402,10 @@ fn wanted(adapter: &wgpu::Adapter, options: &GpuOptions) -> (wgpu::Features, wgp
 }
 
 fn tier(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::Limits) -> Tier {
+    let subgroups = features.contains(wgpu::Features::SUBGROUP);
     Tier {
-        subgroups: features.contains(wgpu::Features::SUBGROUP),
+        subgroups,
+        min_subgroup_size: if subgroups { info.subgroup_min_size } else { 0 },
         f16: features.contains(wgpu::Features::SHADER_F16),
         software: info.device_type == wgpu::DeviceType::Cpu,
         // bindings are multiples of 4 bytes, and some drivers report u64::MAX

@@ -11,7 +11,11 @@ pub const KERNELS: &[(&str, &str)] = &[
     ("embed", include_str!("../shaders/embed.wgsl")),
     ("rms_norm", include_str!("../shaders/rms_norm.wgsl")),
     ("matvec", include_str!("../shaders/matvec.wgsl")),
+    ("matvec_blocks", include_str!("../shaders/matvec_blocks.wgsl")),
+    ("matvec_serial", include_str!("../shaders/matvec_serial.wgsl")),
     ("matmul", include_str!("../shaders/matmul.wgsl")),
+    ("matmul_serial", include_str!("../shaders/matmul_serial.wgsl")),
+    ("matmul_shuffle", include_str!("../shaders/matmul_shuffle.wgsl")),
     ("memory_project", include_str!("../shaders/memory_project.wgsl")),
     ("memory_scan", include_str!("../shaders/memory_scan.wgsl")),
     ("memory_read", include_str!("../shaders/memory_read.wgsl")),
@@ -39,6 +43,9 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("weight_q4_k", include_str!("../shaders/lib/weight_q4_k.wgsl")),
     ("weight_q5_k", include_str!("../shaders/lib/weight_q5_k.wgsl")),
     ("weight_q6_k", include_str!("../shaders/lib/weight_q6_k.wgsl")),
+    ("weight_blocks_of_quads", include_str!("../shaders/lib/weight_blocks_of_quads.wgsl")),
+    ("x_block_load", include_str!("../shaders/lib/x_block_load.wgsl")),
+    ("x_block_shuffle", include_str!("../shaders/lib/x_block_shuffle.wgsl")),
     ("order", include_str!("../shaders/lib/order.wgsl")),
     ("kv_f32", include_str!("../shaders/lib/kv_f32.wgsl")),
     ("kv_f16", include_str!("../shaders/lib/kv_f16.wgsl")),
@@ -87,6 +94,8 @@ pub struct Variant {
     pub kv_write: bool,
     /// Subgroup operations may be used.
     pub subgroups: bool,
+    /// Eight invocations share loads by `subgroupShuffle`: for `#import x_block`.
+    pub shuffle: bool,
     /// The `f16` type may be used.
     pub f16: bool,
     /// The browser's compiler wants `enable subgroups;`, naga refuses the line.
@@ -99,10 +108,15 @@ pub struct Variant {
     pub head_dim: u32,
 }
 
+impl Storage {
+    /// True for formats with blocks of their own, false for one number after the other.
+    pub fn is_quantised(self) -> bool {
+        !matches!(self, Storage::F32 | Storage::F16)
+    }
+}
+
 /// Rows that a workgroup of `matvec` computes (`ROWS_PER_WORKGROUP`).
 pub const MATVEC_ROWS: u32 = 4;
-/// Tokens and rows of a tile of `matmul` (its own constant `TILE`).
-pub const MATMUL_TILE: u32 = 32;
 /// Candidates that `top_k` has room for (`CAPACITY`): 256 and their ties.
 pub const TOP_K_CAPACITY: u32 = 320;
 
@@ -120,7 +134,9 @@ pub fn source(kernel: &str, variant: &Variant, flags: &[(&str, u32)]) -> String 
     if variant.f16 && variant.weight == Storage::F16 && wants("weight") {
         text.push_str("enable f16;\n");
     }
-    if variant.enable_subgroups_line && variant.subgroups && wants("reduce") {
+    let uses_subgroups =
+        variant.subgroups && wants("reduce") || variant.shuffle && wants("x_block");
+    if variant.enable_subgroups_line && uses_subgroups {
         text.push_str("enable subgroups;\n");
     }
     for (name, value) in [
@@ -132,17 +148,24 @@ pub fn source(kernel: &str, variant: &Variant, flags: &[(&str, u32)]) -> String 
     ] {
         writeln!(text, "const {name}: u32 = {value}u;").expect("writing to a string");
     }
-    for line in body.lines() {
-        match line.trim().strip_prefix("#import ") {
-            Some(name) => text.push_str(find(LIBRARY, &library_file(name, variant))),
-            None => text.push_str(line),
-        }
-        text.push('\n');
-    }
+    push_lines(&mut text, body, variant);
     for (name, value) in flags {
         text = text.replace(&format!("params.{name}"), &format!("{value}u"));
     }
     text.replace("KV_ACCESS", if variant.kv_write { "read_write" } else { "read" })
+}
+
+/// A file's lines, with what it imports in the place of the import.
+fn push_lines(text: &mut String, file: &str, variant: &Variant) {
+    for line in file.lines() {
+        match line.trim().strip_prefix("#import ") {
+            Some(name) => push_lines(text, find(LIBRARY, &library_file(name, variant)), variant),
+            None => {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+    }
 }
 
 /// The library file that an import means on this device.
@@ -152,6 +175,8 @@ fn library_file(import: &str, variant: &Variant) -> String {
         "reduce" => "reduce_tree".into(),
         "weight" if variant.weight == Storage::F16 && variant.f16 => "weight_f16_native".into(),
         "weight" => format!("weight_{}", variant.weight.name()),
+        "x_block" if variant.shuffle => "x_block_shuffle".into(),
+        "x_block" => "x_block_load".into(),
         "kv" => format!("kv_{}", variant.kv.name()),
         other => other.into(),
     }

@@ -21,6 +21,8 @@ fn variants(spec: &KernelSpec) -> Vec<Variant> {
                         kv,
                         kv_write: spec.name == "rope_kv",
                         subgroups,
+                        shuffle: subgroups && workgroup_size == 8 && spec.name != "matvec_blocks"
+                            || spec.name == "matmul_shuffle",
                         f16,
                         enable_subgroups_line: false,
                         workgroup_size,

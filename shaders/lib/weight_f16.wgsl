@@ -6,3 +6,4 @@ fn weight_quad(row: u32, quad: u32) -> vec4<f32> {
     let bits = weight[row * params.weight_stride + quad];
     return vec4(unpack2x16float(bits.x), unpack2x16float(bits.y));
 }
+#import weight_blocks_of_quads

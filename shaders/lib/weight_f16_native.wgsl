@@ -5,3 +5,4 @@
 fn weight_quad(row: u32, quad: u32) -> vec4<f32> {
     return vec4<f32>(weight[row * params.weight_stride + quad]);
 }
+#import weight_blocks_of_quads

@@ -1,6 +1,7 @@
 use super::*;
 use crate::matrix::Matrix;
-use crate::shader::{MATMUL_TILE, MATVEC_ROWS};
+use crate::shader::MATVEC_ROWS;
+use crate::weights::quantize::BLOCK;
 
 params! {
     /// Parameters of `matvec.wgsl` and `matmul.wgsl`.
@@ -16,19 +17,38 @@ params! {
         pub y_offset: u32,
         /// 1: y += …, 0: y = …
         pub accumulate: u32,
+        /// 1: k is a multiple of 32.
+        pub whole_blocks: u32,
     }
 }
 
 pub(super) const MATVEC: KernelSpec = KernelSpec {
     name: "matvec",
     params: LinearParams::FIELDS,
-    flags: &[("accumulate", &[0, 1])],
+    flags: &[("accumulate", &[0, 1]), ("whole_blocks", &[0, 1])],
     bindings: &[(2, Access::Read), (10, Access::ReadWrite)],
     uses_step: false,
     uses_weight: true,
 };
+/// For quantised weights on a GPU.
+pub(super) const MATVEC_BLOCKS: KernelSpec = KernelSpec { name: "matvec_blocks", ..MATVEC };
+/// For CPUs that play the GPU.
+pub(super) const MATVEC_SERIAL: KernelSpec = KernelSpec { name: "matvec_serial", ..MATVEC };
 
 pub(super) const MATMUL: KernelSpec = KernelSpec { name: "matmul", uses_step: true, ..MATVEC };
+/// For CPUs that play the GPU.
+pub(super) const MATMUL_SERIAL: KernelSpec = KernelSpec { name: "matmul_serial", ..MATMUL };
+/// The same with subgroups of eight.
+pub(super) const MATMUL_SHUFFLE: KernelSpec = KernelSpec { name: "matmul_shuffle", ..MATMUL };
+
+/// Rows a workgroup of `matvec_blocks`.
+const BLOCKS_ROWS: u32 = 8;
+/// Rows a workgroup where each invocation has four.
+const SERIAL_ROWS: u32 = 4 * SERIAL_WORKGROUP;
+/// Tokens of an invocation of `matmul_serial` and `matmul_shuffle`.
+const SERIAL_TOKENS: u32 = 8;
+/// Tokens and rows of a tile of `matmul`.
+const TILE: u32 = 64;
 
 /// Where a product goes.
 #[derive(Debug, Clone, Copy)]
@@ -51,10 +71,17 @@ pub async fn matvec(
     target: LinearTarget<'_>,
     one_token: bool,
 ) -> Result<Vec<Op>> {
-    let variant = kernels.reducing();
-    let grid = |x: u32| if one_token { Grid::Fixed(x, 1) } else { Grid::PerToken(x) };
-    linear(kernels, gpu, &MATVEC, variant, weight, x, target, |rows| {
-        grid(rows.div_ceil(MATVEC_ROWS))
+    let serial = kernels.serial();
+    let reducing = kernels.reducing();
+    let is_software = kernels.software;
+    linear(kernels, gpu, weight, x, target, |storage, n_rows| {
+        let (spec, variant, rows) = match storage {
+            _ if is_software => (&MATVEC_SERIAL, serial, SERIAL_ROWS),
+            storage if storage.is_quantised() => (&MATVEC_BLOCKS, reducing, BLOCKS_ROWS),
+            _ => (&MATVEC, reducing, MATVEC_ROWS),
+        };
+        let n = n_rows.div_ceil(rows);
+        (spec, variant, if one_token { Grid::Fixed(n, 1) } else { Grid::PerToken(n) })
     })
     .await
 }
@@ -67,25 +94,28 @@ pub async fn matmul(
     x: &wgpu::Buffer,
     target: LinearTarget<'_>,
 ) -> Result<Vec<Op>> {
-    let variant = kernels.variant;
-    let grid = |rows: u32| Grid::PerTile(rows.div_ceil(MATMUL_TILE), MATMUL_TILE);
-    linear(kernels, gpu, &MATMUL, variant, weight, x, target, grid).await
+    let (spec, variant, rows, tokens) = match (kernels.software, kernels.can_shuffle) {
+        (false, _) => (&MATMUL, kernels.variant, TILE, TILE),
+        (true, false) => (&MATMUL_SERIAL, kernels.serial(), SERIAL_ROWS, SERIAL_TOKENS),
+        (true, true) => (&MATMUL_SHUFFLE, kernels.serial(), SERIAL_ROWS, SERIAL_TOKENS),
+    };
+    linear(kernels, gpu, weight, x, target, |_, n_rows| {
+        (spec, variant, Grid::PerTile(n_rows.div_ceil(rows), tokens))
+    })
+    .await
 }
 
-#[expect(clippy::too_many_arguments, reason = "the two kernels differ in exactly these")]
+/// One op for each part; `form` tells kernel, variant and grid for a part's storage and rows.
 async fn linear(
     kernels: &mut Kernels,
     gpu: &Gpu,
-    spec: &'static KernelSpec,
-    variant: Variant,
     weight: &Matrix,
     x: &wgpu::Buffer,
     target: LinearTarget<'_>,
-    grid: impl Fn(u32) -> Grid,
+    form: impl Fn(Storage, u32) -> (&'static KernelSpec, Variant, Grid),
 ) -> Result<Vec<Op>> {
     let mut ops = Vec::new();
     for part in &weight.parts {
-        let variant = Variant { weight: part.storage, ..variant };
         let params = LinearParams {
             n_rows: part.n_rows as u32,
             n_quads: weight.k.div_ceil(4) as u32,
@@ -93,9 +123,11 @@ async fn linear(
             y_stride: target.y_stride as u32,
             y_offset: part.row_start as u32,
             accumulate: target.accumulate.into(),
+            whole_blocks: weight.k.is_multiple_of(BLOCK).into(),
         };
+        let (spec, variant, grid) = form(part.storage, params.n_rows);
+        let variant = Variant { weight: part.storage, ..variant };
         let buffers = part.bindings(&[(2, x), (10, target.y)]);
-        let grid = grid(params.n_rows);
         ops.push(kernels.op(gpu, spec, variant, &params, &buffers, grid).await?);
     }
     Ok(ops)

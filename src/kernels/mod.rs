@@ -100,7 +100,11 @@ pub const SPECS: &[&KernelSpec] = &[
     &embed::SPEC,
     &rms_norm::SPEC,
     &linear::MATVEC,
+    &linear::MATVEC_BLOCKS,
+    &linear::MATVEC_SERIAL,
     &linear::MATMUL,
+    &linear::MATMUL_SERIAL,
+    &linear::MATMUL_SHUFFLE,
     &memory_project::SPEC,
     &memory_scan::SPEC,
     &memory_read::SPEC,
@@ -145,6 +149,9 @@ impl Grid {
 /// Invocations of a workgroup where none talks to another.
 pub const ELEMENTWISE: u32 = 64;
 
+/// Invocations of a workgroup on a CPU that plays the GPU: as many as it computes side by side.
+pub const SERIAL_WORKGROUP: u32 = 8;
+
 /// One recorded-to-be dispatch: pipeline, bindings and size.
 #[derive(Debug)]
 pub struct Op {
@@ -173,6 +180,9 @@ pub struct Kernels {
     variant: Variant,
     pipelines: HashMap<String, wgpu::ComputePipeline>,
     reduce_workgroup: u32,
+    software: bool,
+    /// Eight invocations of a workgroup can share what they load.
+    can_shuffle: bool,
 }
 
 impl Kernels {
@@ -191,6 +201,7 @@ impl Kernels {
                 kv,
                 kv_write: false,
                 subgroups: gpu.tier.subgroups,
+                shuffle: false,
                 f16: gpu.tier.f16,
                 enable_subgroups_line: cfg!(target_arch = "wasm32"),
                 workgroup_size: ELEMENTWISE,
@@ -199,12 +210,20 @@ impl Kernels {
             },
             pipelines: HashMap::new(),
             reduce_workgroup: gpu.tier.reduce_workgroup(),
+            software: gpu.tier.software,
+            can_shuffle: gpu.tier.min_subgroup_size >= SERIAL_WORKGROUP,
         })
     }
 
     /// The variant for kernels whose workgroups reduce together.
     fn reducing(&self) -> Variant {
         Variant { workgroup_size: self.reduce_workgroup, ..self.variant }
+    }
+
+    /// The variant for kernels of a CPU that plays the GPU.
+    fn serial(&self) -> Variant {
+        let (workgroup_size, shuffle) = (SERIAL_WORKGROUP, self.can_shuffle);
+        Variant { workgroup_size, shuffle, ..self.variant }
     }
 
     /// Makes an op: compiles the kernel if need be, uploads its params, binds its buffers.

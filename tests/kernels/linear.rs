@@ -52,6 +52,10 @@ fn check(form: Form) {
             assert_eq!(matrix.parts.len(), part_rows.map_or(1, |n| n_rows.div_ceil(n)));
             let w = stored(storage, &w, k);
             for accumulate in [false, true] {
+                // one more way through every kernel, and a pipeline to compile
+                if accumulate && scale != 1.0 {
+                    continue;
+                }
                 let before = noise(n_tokens * n_rows, 3, scale);
                 let mut expected = before.clone();
                 let output = if accumulate { Output::Add } else { Output::Store };

@@ -1,0 +1,133 @@
+// Y = X · Wᵀ for many tokens, where a CPU with subgroups plays the GPU    (SPEC.md section 1)
+// x: [T, ceil(k / 4)] vec4 f32, padding zero;  W: [rows, k] in any weight format
+// y: [T, y_stride] f32, written at y_offset + row
+// Plan: one invocation computes 8 tokens × 4 rows by itself, without barriers. Each block of 32
+// weights is decoded once for the tokens; a block of x is loaded by eight invocations together.
+// group.x = rows, group.y = tile of tokens. Accumulates in f32.
+struct Params {
+    n_rows: u32,
+    n_quads: u32,       // ceil(k / 4)
+    weight_stride: u32, // units of the weight format a row
+    y_stride: u32,      // floats from token to token
+    y_offset: u32,      // floats before the first row
+    accumulate: u32,    // 1: y += …, 0: y = …
+    whole_blocks: u32,  // 1: k is a multiple of 32
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+#import step
+@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
+#import weight
+@group(0) @binding(10) var<storage, read_write> y: array<f32>;
+
+#import x_block
+
+const TOKENS: u32 = 8u;
+
+// A block of each of four rows.
+struct Weights {
+    a: array<vec4<f32>, 8>,
+    b: array<vec4<f32>, 8>,
+    c: array<vec4<f32>, 8>,
+    d: array<vec4<f32>, 8>,
+}
+
+// A quad of x times a quad of each of four rows, added to their sums.
+fn quad_step(
+    input: vec4<f32>,
+    a: vec4<f32>,
+    b: vec4<f32>,
+    c: vec4<f32>,
+    d: vec4<f32>,
+    sums: vec4<f32>,
+) -> vec4<f32> {
+    let sum = fma(vec4(input.x), vec4(a.x, b.x, c.x, d.x), sums);
+    let more = fma(vec4(input.y), vec4(a.y, b.y, c.y, d.y), sum);
+    let most = fma(vec4(input.z), vec4(a.z, b.z, c.z, d.z), more);
+    return fma(vec4(input.w), vec4(a.w, b.w, c.w, d.w), most);
+}
+
+// A token's block of x times the weights, added to its sums.
+fn block_step(
+    token: u32,
+    block: u32,
+    lane: u32,
+    w: ptr<function, Weights>,
+    before: vec4<f32>,
+) -> vec4<f32> {
+    // tokens past the end repeat the last one
+    let input = x_block(min(token, step.n_tokens - 1u), block, lane);
+    var sums = before;
+    sums = quad_step(input[0], (*w).a[0], (*w).b[0], (*w).c[0], (*w).d[0], sums);
+    sums = quad_step(input[1], (*w).a[1], (*w).b[1], (*w).c[1], (*w).d[1], sums);
+    sums = quad_step(input[2], (*w).a[2], (*w).b[2], (*w).c[2], (*w).d[2], sums);
+    sums = quad_step(input[3], (*w).a[3], (*w).b[3], (*w).c[3], (*w).d[3], sums);
+    sums = quad_step(input[4], (*w).a[4], (*w).b[4], (*w).c[4], (*w).d[4], sums);
+    sums = quad_step(input[5], (*w).a[5], (*w).b[5], (*w).c[5], (*w).d[5], sums);
+    sums = quad_step(input[6], (*w).a[6], (*w).b[6], (*w).c[6], (*w).d[6], sums);
+    return quad_step(input[7], (*w).a[7], (*w).b[7], (*w).c[7], (*w).d[7], sums);
+}
+
+fn store(token: u32, row: u32, sums: vec4<f32>) {
+    if (token >= step.n_tokens) {
+        return;
+    }
+    for (var i = 0u; i < 4u; i++) {
+        if (row + i * WORKGROUP_SIZE < params.n_rows) {
+            let index = token * params.y_stride + params.y_offset + row + i * WORKGROUP_SIZE;
+            if (params.accumulate == 1u) {
+                y[index] += sums[i];
+            } else {
+                y[index] = sums[i];
+            }
+        }
+    }
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    // not a bound that is a uniform alone: lavapipe would compile anew at every dispatch
+    let n_quads = min(params.n_quads, arrayLength(&x));
+    let token = group.y * TOKENS;
+    // neighbours take neighbouring rows; those past the end repeat the last one and are not stored
+    let row = group.x * (4u * WORKGROUP_SIZE) + lane;
+    let rows = min(
+        vec4(row, row + WORKGROUP_SIZE, row + 2u * WORKGROUP_SIZE, row + 3u * WORKGROUP_SIZE),
+        vec4(params.n_rows - 1u),
+    );
+    var sums0 = vec4(0.0);
+    var sums1 = vec4(0.0);
+    var sums2 = vec4(0.0);
+    var sums3 = vec4(0.0);
+    var sums4 = vec4(0.0);
+    var sums5 = vec4(0.0);
+    var sums6 = vec4(0.0);
+    var sums7 = vec4(0.0);
+    for (var block = 0u; block < (n_quads + 7u) / 8u; block++) {
+        var w = Weights(
+            weight_block(rows.x, block),
+            weight_block(rows.y, block),
+            weight_block(rows.z, block),
+            weight_block(rows.w, block),
+        );
+        sums0 = block_step(token, block, lane, &w, sums0);
+        sums1 = block_step(token + 1u, block, lane, &w, sums1);
+        sums2 = block_step(token + 2u, block, lane, &w, sums2);
+        sums3 = block_step(token + 3u, block, lane, &w, sums3);
+        sums4 = block_step(token + 4u, block, lane, &w, sums4);
+        sums5 = block_step(token + 5u, block, lane, &w, sums5);
+        sums6 = block_step(token + 6u, block, lane, &w, sums6);
+        sums7 = block_step(token + 7u, block, lane, &w, sums7);
+    }
+    store(token, row, sums0);
+    store(token + 1u, row, sums1);
+    store(token + 2u, row, sums2);
+    store(token + 3u, row, sums3);
+    store(token + 4u, row, sums4);
+    store(token + 5u, row, sums5);
+    store(token + 6u, row, sums6);
+    store(token + 7u, row, sums7);
+}

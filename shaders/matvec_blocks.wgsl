@@ -1,0 +1,60 @@
+// y[t] = x[t] · Wᵀ for a few tokens, W in blocks                          (SPEC.md section 1)
+// x: [T, ceil(k / 4)] vec4 f32, padding zero;  W: [rows, k] in a quantised format
+// y: [T, y_stride] f32, written at y_offset + row
+// Plan: one workgroup computes eight rows of one token; its invocations stride through k a block of
+// 32 at a time, so that a row's weights are read once, 16 bytes an invocation and side by side, and
+// a block of x serves eight rows. group.x = rows, group.y = token. Accumulates in f32.
+struct Params {
+    n_rows: u32,
+    n_quads: u32,       // ceil(k / 4)
+    weight_stride: u32, // units of the weight format a row
+    y_stride: u32,      // floats from token to token
+    y_offset: u32,      // floats before the first row
+    accumulate: u32,    // 1: y += …, 0: y = …
+    whole_blocks: u32,  // 1: k is a multiple of 32
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
+#import weight
+@group(0) @binding(10) var<storage, read_write> y: array<f32>;
+
+#import x_block
+#import reduce
+
+const ROWS: u32 = 8u;
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    // not a bound that is a uniform alone: lavapipe would compile anew at every dispatch
+    let n_quads = min(params.n_quads, arrayLength(&x));
+    let token = group.y;
+    let first_row = group.x * ROWS;
+    let last_row = params.n_rows - 1u;
+    var sums: array<f32, ROWS>;
+    for (var block = lane; block < (n_quads + 7u) / 8u; block += WORKGROUP_SIZE) {
+        var x_now = x_block(token, block, lane);
+        let halves = vec2(
+            dot((x_now[0] + x_now[1]) + (x_now[2] + x_now[3]), vec4(1.0)),
+            dot((x_now[4] + x_now[5]) + (x_now[6] + x_now[7]), vec4(1.0)),
+        );
+        for (var i = 0u; i < ROWS; i++) {
+            // rows past the end repeat the last one and are not stored
+            sums[i] += weight_block_dot(min(first_row + i, last_row), block, &x_now, halves);
+        }
+    }
+    for (var i = 0u; i < ROWS; i++) {
+        let total = reduce_add(lane, sums[i]);
+        if (lane == 0u && first_row + i <= last_row) {
+            let index = token * params.y_stride + params.y_offset + first_row + i;
+            if (params.accumulate == 1u) {
+                y[index] += total;
+            } else {
+                y[index] = total;
+            }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+// y[t] = x[t] · Wᵀ for a few tokens, where a CPU plays the GPU            (SPEC.md section 1)
+// x: [T, ceil(k / 4)] vec4 f32, padding zero;  W: [rows, k] in any weight format
+// y: [T, y_stride] f32, written at y_offset + row
+// Plan: one invocation sums four rows of one token by itself, so that there is no barrier, and takes
+// x a block of 32 at a time, which serves all four: loads are what such a device is slow at.
+// group.x = rows, group.y = token. Accumulates in f32.
+struct Params {
+    n_rows: u32,
+    n_quads: u32,       // ceil(k / 4)
+    weight_stride: u32, // units of the weight format a row
+    y_stride: u32,      // floats from token to token
+    y_offset: u32,      // floats before the first row
+    accumulate: u32,    // 1: y += …, 0: y = …
+    whole_blocks: u32,  // 1: k is a multiple of 32
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
+#import weight
+@group(0) @binding(10) var<storage, read_write> y: array<f32>;
+
+#import x_block
+
+fn store(token: u32, row: u32, sum: f32) {
+    if (row < params.n_rows) {
+        let index = token * params.y_stride + params.y_offset + row;
+        if (params.accumulate == 1u) {
+            y[index] += sum;
+        } else {
+            y[index] = sum;
+        }
+    }
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    // not a bound that is a uniform alone: lavapipe would compile anew at every dispatch
+    let n_quads = min(params.n_quads, arrayLength(&x));
+    let token = group.y;
+    // neighbours take neighbouring rows
+    let row = group.x * (4u * WORKGROUP_SIZE) + lane;
+    let rows = vec4(row, row + WORKGROUP_SIZE, row + 2u * WORKGROUP_SIZE, row + 3u * WORKGROUP_SIZE);
+    // rows past the end repeat the last one and are not stored
+    let source_rows = min(rows, vec4(params.n_rows - 1u));
+    var sums = vec4(0.0);
+    for (var block = 0u; block < (n_quads + 7u) / 8u; block++) {
+        var x_now = x_block(token, block, lane);
+        let halves = vec2(
+            dot((x_now[0] + x_now[1]) + (x_now[2] + x_now[3]), vec4(1.0)),
+            dot((x_now[4] + x_now[5]) + (x_now[6] + x_now[7]), vec4(1.0)),
+        );
+        sums += vec4(
+            weight_block_dot(source_rows.x, block, &x_now, halves),
+            weight_block_dot(source_rows.y, block, &x_now, halves),
+            weight_block_dot(source_rows.z, block, &x_now, halves),
+            weight_block_dot(source_rows.w, block, &x_now, halves),
+        );
+    }
+    store(token, rows.x, sums.x);
+    store(token, rows.y, sums.y);
+    store(token, rows.z, sums.z);
+    store(token, rows.w, sums.w);
+}

@@ -45,18 +45,20 @@ fn main(
         let key = start + lane;
         var score = -1e30;
         if (key < n_keys) {
-            let slot = (key * params.n_kv_heads + kv_head) * HALF;
+            let slot = key * params.n_kv_heads + kv_head;
             score = 0.0;
             for (var i = 0u; i < HALF; i++) {
-                score += dot(query[i], unpack_pair(key_cache[slot + i]));
+                score += dot(query[i], key_pair(slot, i));
             }
+            score *= key_scale(slot);
         }
         let new_largest = max(largest, reduce_max(lane, score));
         let weight = select(0.0, exp(score - new_largest), key < n_keys);
         let rescale = exp(largest - new_largest);
         denominator = denominator * rescale + reduce_add(lane, weight);
         largest = new_largest;
-        weights[lane] = weight;
+        let own_slot = min(key, n_keys - 1u) * params.n_kv_heads + kv_head;
+        weights[lane] = weight * value_scale(own_slot);
         workgroupBarrier();
         let n_tile = min(WORKGROUP_SIZE, n_keys - start);
         for (var p = 0u; p < PAIRS; p++) {
@@ -64,8 +66,8 @@ fn main(
             var sum = sums[p] * rescale;
             if (pair < HALF) {
                 for (var j = 0u; j < n_tile; j++) {
-                    let slot = ((start + j) * params.n_kv_heads + kv_head) * HALF + pair;
-                    sum += weights[j] * unpack_pair(value_cache[slot]);
+                    let slot = (start + j) * params.n_kv_heads + kv_head;
+                    sum += weights[j] * value_pair(slot, pair);
                 }
             }
             sums[p] = sum;

@@ -6,7 +6,8 @@ use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::shader::Storage;
 
-/// One pair of buffers a layer, each `[context_window, n_kv, d]` in f32 or packed f16.
+/// One pair of buffers a layer, each `[context_window, n_kv, d]` in f32 or packed f16, or
+/// `[context_window, n_kv, 1 + d/4]` words of a scale and 4 × i8.
 #[derive(Debug)]
 pub struct KvCache {
     /// (keys, values) of each layer.
@@ -37,8 +38,13 @@ impl KvCache {
 
 /// Bytes of one layer's keys (its values take as many).
 fn layer_bytes(config: &ModelConfig, storage: Storage, context_window: usize) -> u64 {
-    let element = if storage == Storage::F16 { 2 } else { 4 };
-    context_window as u64 * config.kv_size() as u64 * element
+    let head_dim = config.head_dim as u64;
+    let head_bytes = match storage {
+        Storage::Q8 => 4 + head_dim,
+        Storage::F16 => 2 * head_dim,
+        _ => 4 * head_dim,
+    };
+    context_window as u64 * config.n_kv_heads as u64 * head_bytes
 }
 
 /// Bytes of the whole cache.

@@ -22,7 +22,9 @@ pub const KERNELS: &[(&str, &str)] = &[
     ("segment_mean", include_str!("../shaders/segment_mean.wgsl")),
     ("low_rank_add", include_str!("../shaders/low_rank_add.wgsl")),
     ("rope_kv", include_str!("../shaders/rope_kv.wgsl")),
+    ("rope_kv_q8", include_str!("../shaders/rope_kv_q8.wgsl")),
     ("attention", include_str!("../shaders/attention.wgsl")),
+    ("attention_serial", include_str!("../shaders/attention_serial.wgsl")),
     ("silu_mul", include_str!("../shaders/silu_mul.wgsl")),
     ("repetition_penalty", include_str!("../shaders/repetition_penalty.wgsl")),
     ("mask_logits", include_str!("../shaders/mask_logits.wgsl")),
@@ -49,6 +51,7 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("order", include_str!("../shaders/lib/order.wgsl")),
     ("kv_f32", include_str!("../shaders/lib/kv_f32.wgsl")),
     ("kv_f16", include_str!("../shaders/lib/kv_f16.wgsl")),
+    ("kv_q8", include_str!("../shaders/lib/kv_q8.wgsl")),
 ];
 
 /// How the numbers of a weight matrix or of the KV cache are stored.
@@ -76,6 +79,9 @@ impl Storage {
         Storage::Q6K,
     ];
 
+    /// Those that a KV cache can have.
+    pub const KV: [Storage; 3] = [Storage::F32, Storage::F16, Storage::Q8];
+
     /// As on the command line: `f32`, `f16`, `q8`, `q4`; those that only files bring: `q4_k`, `q5_k`,
     /// `q6_k`.
     pub fn name(self) -> &'static str {
@@ -88,7 +94,7 @@ impl Storage {
 pub struct Variant {
     /// For `#import weight`.
     pub weight: Storage,
-    /// For `#import kv`; [`Storage::F32`] or [`Storage::F16`].
+    /// For `#import kv`; one of [`Storage::KV`].
     pub kv: Storage,
     /// True where the kernel writes the KV cache.
     pub kv_write: bool,

@@ -12,14 +12,17 @@ use std::fmt::Write;
 fn variants(spec: &KernelSpec) -> Vec<Variant> {
     let mut all = Vec::new();
     for weight in Storage::ALL {
-        for kv in [Storage::F32, Storage::F16] {
+        // the kernels for q8 and for the others are different files
+        let kvs = if spec.name == "rope_kv" { &Storage::KV[..2] } else { &Storage::KV[..] };
+        let kvs = if spec.name == "rope_kv_q8" { &Storage::KV[2..] } else { kvs };
+        for &kv in kvs {
             for (subgroups, f16) in [(false, false), (true, false), (false, true), (true, true)] {
                 for (rank, head_dim, workgroup_size) in [(8, 128, 64), (5, 24, 8), (128, 256, 256)]
                 {
                     all.push(Variant {
                         weight,
                         kv,
-                        kv_write: spec.name == "rope_kv",
+                        kv_write: spec.name.starts_with("rope_kv"),
                         subgroups,
                         shuffle: subgroups && workgroup_size == 8 && spec.name != "matvec_blocks"
                             || spec.name == "matmul_shuffle",

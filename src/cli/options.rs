@@ -101,6 +101,7 @@ impl Weights {
 pub enum Kv {
     F32,
     F16,
+    Q8,
 }
 
 impl Kv {
@@ -109,6 +110,7 @@ impl Kv {
         match self {
             Kv::F32 => Storage::F32,
             Kv::F16 => Storage::F16,
+            Kv::Q8 => Storage::Q8,
         }
     }
 }

@@ -21,7 +21,10 @@ pub(super) const SPEC: KernelSpec = KernelSpec {
     uses_weight: false,
 };
 
-/// o = causal attention of q `[T, n_q, d]` over the caches `[positions, n_kv, d]`; o
+/// For CPUs that play the GPU.
+pub(super) const SERIAL: KernelSpec = KernelSpec { name: "attention_serial", ..SPEC };
+
+/// o = causal attention of q `[T, n_q, d]` over the caches `[positions, n_kv]` heads; o
 /// `[T, o_stride]` f32.
 pub async fn attention(
     kernels: &mut Kernels,
@@ -31,8 +34,11 @@ pub async fn attention(
     (key_cache, value_cache): (&wgpu::Buffer, &wgpu::Buffer),
     o: &wgpu::Buffer,
 ) -> Result<Op> {
-    let variant = kernels.reducing();
     let buffers = [(2, q), (6, key_cache), (7, value_cache), (10, o)];
-    let grid = Grid::PerToken(params.n_heads);
-    kernels.op(gpu, &SPEC, variant, &params, &buffers, grid).await
+    let (spec, variant, grid) = match kernels.software {
+        true => (&SERIAL, kernels.serial(), params.n_heads.div_ceil(SERIAL_WORKGROUP)),
+        false => (&SPEC, kernels.reducing(), params.n_heads),
+    };
+    let grid = Grid::PerToken(grid);
+    kernels.op(gpu, spec, variant, &params, &buffers, grid).await
 }

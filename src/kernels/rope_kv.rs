@@ -28,6 +28,9 @@ pub(super) const SPEC: KernelSpec = KernelSpec {
     uses_weight: false,
 };
 
+/// For a cache in 8 bits.
+pub(super) const Q8: KernelSpec = KernelSpec { name: "rope_kv_q8", ..SPEC };
+
 /// Rotates q into `q_out` `[T, n_q, d]` and k, v into the caches `[positions, n_kv, d]`; qk and v
 /// `[T, stride]` may be one buffer, rope_table `[positions, d/2]` (cos, sin).
 #[expect(clippy::too_many_arguments, reason = "one a binding")]
@@ -41,9 +44,15 @@ pub async fn rope_kv(
     (key_cache, value_cache): (&wgpu::Buffer, &wgpu::Buffer),
     q_out: &wgpu::Buffer,
 ) -> Result<Op> {
-    let variant = Variant { kv_write: true, ..kernels.variant };
-    let pairs = (params.n_heads + 2 * params.n_kv_heads) * variant.head_dim / 2;
-    let grid = Grid::PerToken(pairs.div_ceil(ELEMENTWISE));
+    let n_heads = params.n_heads + 2 * params.n_kv_heads;
+    let (spec, variant, grid) = match kernels.variant.kv {
+        Storage::Q8 => (&Q8, kernels.reducing(), n_heads),
+        _ => {
+            let pairs = n_heads * kernels.variant.head_dim / 2;
+            (&SPEC, kernels.variant, pairs.div_ceil(ELEMENTWISE))
+        }
+    };
+    let (variant, grid) = (Variant { kv_write: true, ..variant }, Grid::PerToken(grid));
     let buffers = [(2, qk), (3, v), (4, rope_table), (6, key_cache), (7, value_cache), (10, q_out)];
-    kernels.op(gpu, &SPEC, variant, &params, &buffers, grid).await
+    kernels.op(gpu, spec, variant, &params, &buffers, grid).await
 }

@@ -24,7 +24,7 @@ pub struct LoadOptions {
     /// Storage of the backbone's matrices, but for those whose source has one of its own; norms and
     /// the adapter stay f32.
     pub weights: Storage,
-    /// Storage of the KV cache, [`Storage::F32`] or [`Storage::F16`].
+    /// Storage of the KV cache, one of [`Storage::KV`].
     pub kv: Storage,
     /// Positions of the KV cache; `None` takes [`DEFAULT_CONTEXT`] or the backbone's maximum.
     pub context_window: Option<usize>,
@@ -43,6 +43,23 @@ impl Default for LoadOptions {
             chunk: DEFAULT_CHUNK,
             logits_rows: 1,
         }
+    }
+}
+
+impl LoadOptions {
+    /// Checks that the backbone's KV cache can be kept so.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a storage that is for weights only, or whose words a head does not fill.
+    pub fn check_kv(&self, config: &ModelConfig) -> Result<()> {
+        let refused = |reason| Err(Error::Setting { name: "kv", reason });
+        if !Storage::KV.contains(&self.kv) {
+            return refused(format!("{} is not f32, f16 or q8", self.kv.name()));
+        }
+        if self.kv == Storage::Q8 && !config.head_dim.is_multiple_of(4) {
+            return refused(format!("q8 needs heads of whole quads, not of {}", config.head_dim));
+        }
+        Ok(())
     }
 }
 
@@ -94,12 +111,7 @@ impl Model {
                 return Err(Error::Setting { name, reason: "must be at least 1".into() });
             }
         }
-        if !matches!(options.kv, Storage::F32 | Storage::F16) {
-            return Err(Error::Setting {
-                name: "kv",
-                reason: format!("{} is not f32 or f16", options.kv.name()),
-            });
-        }
+        options.check_kv(config)?;
         for (name, shape) in config.tensor_shapes() {
             tensors.check_shape(&name, &shape)?;
         }

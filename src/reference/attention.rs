@@ -3,6 +3,7 @@
 use super::for_each_row;
 use super::linear::dot;
 use crate::rope::RopeTable;
+use crate::shader::Storage;
 
 /// Turns each head of x `[T, n_heads, d]` by the angles of its token's position, rotate-half form;
 /// the first token stands at position `n_past`.
@@ -33,15 +34,23 @@ pub struct KvCache {
     pub v: Vec<f32>,
 }
 
-/// Appends the keys and values of new tokens; with `f16` each number is first rounded to what an
-/// f16 cache can hold, at most ±65504.
-pub fn kv_write(cache: &mut KvCache, k: &[f32], v: &[f32], f16: bool) {
-    let stored = |x: &f32| match f16 {
-        true => half::f16::from_f32(x.clamp(-65504.0, 65504.0)).to_f32(),
-        false => *x,
-    };
-    cache.k.extend(k.iter().map(stored));
-    cache.v.extend(v.iter().map(stored));
+/// Appends the keys and values of new tokens as a cache in `storage` holds heads of `head_dim`: f16 at
+/// most ±65504, q8 as 127ths of a head's largest.
+pub fn kv_write(cache: &mut KvCache, k: &[f32], v: &[f32], storage: Storage, head_dim: usize) {
+    for (kept, new) in [(&mut cache.k, k), (&mut cache.v, v)] {
+        match storage {
+            Storage::F16 => kept.extend(
+                new.iter().map(|x| half::f16::from_f32(x.clamp(-65504.0, 65504.0)).to_f32()),
+            ),
+            Storage::Q8 => new.chunks(head_dim).for_each(|head| {
+                let scale = head.iter().fold(0.0f32, |m, x| m.max(x.abs())) / 127.0;
+                let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+                let quant = |x: &f32| (x * inverse).round_ties_even().clamp(-127.0, 127.0);
+                kept.extend(head.iter().map(|x| quant(x) * scale));
+            }),
+            _ => kept.extend(new),
+        }
+    }
 }
 
 /// softmax(q·kᵀ / √d) · v for each query head, `[T, n_heads, d]`.

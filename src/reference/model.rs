@@ -278,7 +278,7 @@ impl Model {
             rope(&mut k, config.n_kv_heads, &self.rope, n_past);
         }
         let (n_heads, n_kv_heads) = (config.n_heads, config.n_kv_heads);
-        kv_write(&mut self.kv[index], &k, &v, self.options.kv == Storage::F16);
+        kv_write(&mut self.kv[index], &k, &v, self.options.kv, config.head_dim);
         let attended = attention(&q, &self.kv[index], n_past, n_heads, n_kv_heads, config.head_dim);
         let last = x.len() - h;
         let before = gauges.is_some().then(|| x[last..].to_vec());

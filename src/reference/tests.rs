@@ -6,6 +6,7 @@ use crate::config::{DeltaConfig, ModelConfig};
 use crate::engine::{Call, Outputs, RepetitionPenalty, TopK, Wanted, WantedLogits};
 use crate::error::{Error, Result};
 use crate::memory::MemoryState;
+use crate::shader::Storage;
 use crate::weights::{DType, TensorInfo, TensorSource};
 use std::collections::BTreeMap;
 
@@ -401,10 +402,18 @@ fn matmul_matches_the_definition_at_odd_sizes() {
 #[test]
 fn f16_keys_and_values_are_rounded() {
     let mut cache = KvCache::default();
-    kv_write(&mut cache, &[0.1, 1e6], &[1.0, -0.3], true);
+    kv_write(&mut cache, &[0.1, 1e6], &[1.0, -0.3], Storage::F16, 2);
     assert_eq!(cache.k, [0.099_975_586, 65504.0]);
-    kv_write(&mut cache, &[0.1, 0.2], &[0.3, 0.4], false);
+    kv_write(&mut cache, &[0.1, 0.2], &[0.3, 0.4], Storage::F32, 2);
     assert_eq!(cache.k[2..], [0.1, 0.2]);
+}
+
+#[test]
+fn q8_keys_and_values_are_127ths_of_a_heads_largest() {
+    let mut cache = KvCache::default();
+    kv_write(&mut cache, &[127.0, -0.4, 63.5, -0.1], &[0.0, 0.0, 254.0, 3.1], Storage::Q8, 2);
+    assert_eq!(cache.k, [127.0, 0.0, 63.5, 0.0]);
+    assert_eq!(cache.v, [0.0, 0.0, 254.0, 4.0]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! rope_kv and attention, with both forms of the KV cache.
+//! rope_kv and attention, with every form of the KV cache.
 
 use crate::bench::*;
 use deltamem::kernels::{self, AttentionParams, RopeKvParams};
@@ -7,11 +7,19 @@ use deltamem::rope::RopeTable;
 use deltamem::shader::Storage;
 use half::f16;
 
-const KV: [Storage; 2] = [Storage::F32, Storage::F16];
-
 /// A cache with these contents on the device.
-fn upload(bench: &Bench, values: &[f32], kv: Storage) -> wgpu::Buffer {
+fn upload(bench: &Bench, values: &[f32], kv: Storage, dim: usize) -> wgpu::Buffer {
     match kv {
+        Storage::Q8 => {
+            let head = |head: &[f32]| {
+                let scale = head.iter().fold(0.0f32, |m, x| m.max(x.abs())) / 127.0;
+                let quant = |x: &f32| if scale > 0.0 { (x / scale).round() as i8 as u8 } else { 0 };
+                let quants: Vec<u8> = head.iter().map(quant).collect();
+                let words = quants.chunks(4).map(|q| u32::from_le_bytes([q[0], q[1], q[2], q[3]]));
+                [scale.to_bits()].into_iter().chain(words).collect::<Vec<u32>>()
+            };
+            bench.words(&values.chunks(dim).flat_map(head).collect::<Vec<u32>>())
+        }
         Storage::F16 => {
             let pair = |p: &[f32]| {
                 let bits = |x: f32| u32::from(f16::from_f32(x).to_bits());
@@ -23,9 +31,17 @@ fn upload(bench: &Bench, values: &[f32], kv: Storage) -> wgpu::Buffer {
     }
 }
 
-fn download(bench: &Bench, cache: &wgpu::Buffer, kv: Storage) -> Vec<f32> {
+fn download(bench: &Bench, cache: &wgpu::Buffer, kv: Storage, dim: usize) -> Vec<f32> {
     let words = bench.read_words(cache);
     match kv {
+        Storage::Q8 => {
+            let head = |head: &[u32]| {
+                let scale = f32::from_bits(head[0]);
+                let quants = head[1..].iter().flat_map(|word| word.to_le_bytes());
+                quants.map(|q| f32::from(q as i8) * scale).collect::<Vec<f32>>()
+            };
+            words.chunks(1 + dim / 4).flat_map(head).collect()
+        }
         Storage::F16 => words
             .iter()
             .flat_map(|w| [*w as u16, (w >> 16) as u16])
@@ -33,6 +49,13 @@ fn download(bench: &Bench, cache: &wgpu::Buffer, kv: Storage) -> Vec<f32> {
             .collect(),
         _ => words.into_iter().map(f32::from_bits).collect(),
     }
+}
+
+/// What a cache keeps of these values.
+fn kept(values: &[f32], kv: Storage, dim: usize) -> Vec<f32> {
+    let mut cache = KvCache::default();
+    reference::kv_write(&mut cache, values, &[], kv, dim);
+    cache.k
 }
 
 struct Heads {
@@ -48,7 +71,21 @@ const SMALL: Heads = Heads { q: 6, kv: 2, dim: 24 };
 const WIDEST: Heads = Heads { q: 2, kv: 1, dim: 256 };
 
 fn check_rope_kv(kv: Storage, heads: &Heads, n_tokens: usize, n_past: usize, scale: f32) {
-    let Some(mut bench) = bench(kv, 8, heads.dim) else { return };
+    // only q8's text depends on the tier
+    let benches = benches(kv, 8, heads.dim);
+    let n_tiers = if kv == Storage::Q8 { benches.len() } else { 1 };
+    for mut bench in benches.into_iter().take(n_tiers) {
+        check_rope_kv_on(&mut bench, kv, heads, (n_tokens, n_past), scale);
+    }
+}
+
+fn check_rope_kv_on(
+    bench: &mut Bench,
+    kv: Storage,
+    heads: &Heads,
+    (n_tokens, n_past): (usize, usize),
+    scale: f32,
+) {
     let (q_len, kv_len) = (heads.q * heads.dim, heads.kv * heads.dim);
     let stride = q_len + 2 * kv_len;
     let n_positions = n_past + n_tokens + 2;
@@ -67,11 +104,11 @@ fn check_rope_kv(kv: Storage, heads: &Heads, n_tokens: usize, n_past: usize, sca
         }
         let mut new = KvCache::default();
         let v_new = gather(&v, q_len + kv_len, kv_len);
-        reference::kv_write(&mut new, &k, &v_new, kv == Storage::F16);
+        reference::kv_write(&mut new, &k, &v_new, kv, heads.dim);
         // what was there before and what lies behind must stay
         let before = |seed| -> Vec<f32> {
             let values = noise(n_positions * kv_len, seed, 2.0);
-            values.iter().map(|x| f16::from_f32(*x).to_f32()).collect()
+            kept(&kept(&values, Storage::F16, heads.dim), kv, heads.dim)
         };
         let with = |mut cache: Vec<f32>, new: &[f32]| {
             cache[n_past * kv_len..][..new.len()].copy_from_slice(new);
@@ -81,8 +118,8 @@ fn check_rope_kv(kv: Storage, heads: &Heads, n_tokens: usize, n_past: usize, sca
         let (qk, v) = (bench.floats(&qk), bench.floats(&v));
         let pairs = table.cos.iter().zip(&table.sin);
         let rope = bench.floats(&pairs.flat_map(|(c, s)| [*c, *s]).collect::<Vec<f32>>());
-        let keys = upload(&bench, &before(3), kv);
-        let values = upload(&bench, &before(4), kv);
+        let keys = upload(bench, &before(3), kv, heads.dim);
+        let values = upload(bench, &before(4), kv, heads.dim);
         let q_out = bench.floats(&vec![0.0; n_tokens * q_len]);
         let params = RopeKvParams {
             n_heads: heads.q as u32,
@@ -101,20 +138,29 @@ fn check_rope_kv(kv: Storage, heads: &Heads, n_tokens: usize, n_past: usize, sca
         assert_close(&what, &bench.read(&q_out), &q, exact);
         // pack2x16float may round either way: a unit of f16 in the last place, 2⁻¹⁰, and a
         // subnormal one
-        let cached = if kv == Storage::F16 { Tolerance::new(6e-8, 1e-3) } else { exact };
-        let found = download(&bench, &keys, kv);
+        let cached = match kv {
+            Storage::F16 => Tolerance::new(6e-8, 1e-3),
+            // what lies between two quants may go to either: a 127th of the largest, which is below √2
+            // times half the scale
+            Storage::Q8 => Tolerance::new(0.71 * scale.max(2.0) / 127.0, 1e-6),
+            _ => exact,
+        };
+        let found = download(bench, &keys, kv, heads.dim);
         assert_close(&format!("{what}, keys"), &found, &with(before(3), &new.k), cached);
-        let found = download(&bench, &values, kv);
+        let found = download(bench, &values, kv, heads.dim);
         assert_close(&format!("{what}, values"), &found, &with(before(4), &new.v), cached);
     }
 }
 
 #[test]
 fn rope_kv_matches_reference() {
-    for kv in KV {
+    for kv in Storage::KV {
         check_rope_kv(kv, &SMOLLM3, 2, 60, 2.0);
         check_rope_kv(kv, &SMALL, 3, 0, 2.0);
-        check_rope_kv(kv, &ODD, 5, 7, 2.0);
+        if kv != Storage::Q8 {
+            // q8 is for heads of whole quads
+            check_rope_kv(kv, &ODD, 5, 7, 2.0);
+        }
         check_rope_kv(kv, &WIDEST, 2, 1, 2.0);
         // beyond f16, where the cache holds its largest number; and nothing at all
         check_rope_kv(kv, &SMALL, 2, 3, 1e6);
@@ -130,11 +176,8 @@ fn check_attention(
     (n_past, n_tokens): (usize, usize),
     (q, mut cache): (Vec<f32>, KvCache),
 ) {
-    let kept = |x: &mut f32| *x = f16::from_f32(*x).to_f32();
-    if kv == Storage::F16 {
-        cache.k.iter_mut().for_each(kept);
-        cache.v.iter_mut().for_each(kept);
-    }
+    cache.k = kept(&cache.k, kv, heads.dim);
+    cache.v = kept(&cache.v, kv, heads.dim);
     let expected = reference::attention(&q, &cache, n_past, heads.q, heads.kv, heads.dim);
     let q_len = heads.q * heads.dim;
     let o_stride = q_len + 2;
@@ -143,8 +186,8 @@ fn check_attention(
     let q = bench.floats(&q);
     // positions behind the chunk hold what must not be seen
     let beyond = vec![9e3; 3 * heads.kv * heads.dim];
-    let keys = upload(bench, &[&cache.k[..], &beyond].concat(), kv);
-    let values = upload(bench, &[&cache.v[..], &beyond].concat(), kv);
+    let keys = upload(bench, &[&cache.k[..], &beyond].concat(), kv, heads.dim);
+    let values = upload(bench, &[&cache.v[..], &beyond].concat(), kv, heads.dim);
     let o = bench.floats(&vec![777.0; n_tokens * o_stride]);
     let params = AttentionParams {
         n_heads: heads.q as u32,
@@ -170,7 +213,7 @@ fn random(heads: &Heads, n_past: usize, n_tokens: usize, scale: f32) -> (Vec<f32
 
 #[test]
 fn attention_matches_reference() {
-    for kv in KV {
+    for kv in Storage::KV {
         for bench in &mut benches(kv, 8, 128) {
             // key counts on both sides of a tile of 64 and of 8
             check_attention(bench, kv, &SMOLLM3, (62, 4), random(&SMOLLM3, 62, 4, 2.0));
@@ -192,6 +235,9 @@ fn attention_matches_reference() {
         }
         for bench in &mut benches(kv, 8, WIDEST.dim) {
             check_attention(bench, kv, &WIDEST, (70, 2), random(&WIDEST, 70, 2, 2.0));
+        }
+        if kv == Storage::Q8 {
+            continue; // for heads of whole quads only
         }
         for bench in &mut benches(kv, 8, ODD.dim) {
             check_attention(bench, kv, &ODD, (0, 9), random(&ODD, 0, 9, 2.0));

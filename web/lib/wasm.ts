@@ -271,7 +271,7 @@ export interface SelfTestOptions {
   /** `f32` if not given. */
   weights?: "f32" | "f16" | "q8" | "q4";
   /** `f32` if not given. */
-  kv?: "f32" | "f16";
+  kv?: "f32" | "f16" | "q8";
   /** Uses nothing beyond plain WebGPU. */
   baseTier?: boolean;
 }

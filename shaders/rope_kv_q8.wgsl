@@ -1,0 +1,114 @@
+// Rotates q and k and puts k, v into a cache of 8 bits                   (SPEC.md section 1)
+//   y[i] = x[i]·cos − x[i + d/2]·sin,  y[i + d/2] = x[i + d/2]·cos + x[i]·sin;  NoPE: y = x
+//   cached: scale = max|y| / 127 over a head, quant = round(y / scale)
+// qk: [T, stride] f32 with q at 0 and k at n_q·d (after the q/k norms where there are any)
+// v: the same layout, v at (n_q + n_kv)·d;  table: [positions, d/2] (cos, sin)
+// q_out: [T, n_q, d] f32;  caches: [positions, n_kv, 1 + d/4] u32 (lib/kv_q8)
+// Plan: one workgroup a head of a token, whose invocations look for the largest together;
+// group.x = head among q, k, v heads, group.y = token.
+struct Params {
+    n_heads: u32,
+    n_kv_heads: u32,
+    stride: u32,   // floats from token to token in qk and v
+    use_rope: u32, // 0: NoPE layer
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+#import step
+@group(0) @binding(2) var<storage, read> qk: array<f32>;
+@group(0) @binding(3) var<storage, read> v: array<f32>;
+@group(0) @binding(4) var<storage, read> rope_table: array<vec2<f32>>;
+#import kv
+@group(0) @binding(10) var<storage, read_write> q_out: array<f32>;
+
+const HALF: u32 = HEAD_DIM / 2u;
+const QUADS: u32 = (HEAD_DIM / 4u + WORKGROUP_SIZE - 1u) / WORKGROUP_SIZE; // an invocation owns
+
+// Element i of the rotated head that starts at `start`.
+fn rotated(start: u32, i: u32, position: u32) -> f32 {
+    let x = qk[start + i];
+    if (params.use_rope == 0u) {
+        return x;
+    }
+    let rotation = rope_table[position * HALF + i % HALF];
+    if (i < HALF) {
+        return x * rotation.x - qk[start + i + HALF] * rotation.y;
+    }
+    return x * rotation.x + qk[start + i - HALF] * rotation.y;
+}
+
+#import reduce
+
+fn quants(y: vec4<f32>, inverse: f32) -> u32 {
+    let q = vec4<i32>(clamp(round(y * inverse), vec4(-127.0), vec4(127.0)));
+    let bytes = bitcast<vec4<u32>>(q) & vec4(255u);
+    return bytes.x | (bytes.y << 8u) | (bytes.z << 16u) | (bytes.w << 24u);
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let token = group.y;
+    let head = group.x;
+    let position = step.n_past + token;
+    let start = token * params.stride + head * HEAD_DIM;
+    let is_value = head >= params.n_heads + params.n_kv_heads;
+    var own: array<vec4<f32>, QUADS>;
+    var largest = 0.0;
+    for (var n = 0u; n < QUADS; n++) {
+        let i = 4u * (lane + n * WORKGROUP_SIZE);
+        if (i >= HEAD_DIM) {
+            continue;
+        }
+        var y = vec4(0.0);
+        if (is_value) {
+            y = vec4(v[start + i], v[start + i + 1u], v[start + i + 2u], v[start + i + 3u]);
+        } else {
+            y = vec4(
+                rotated(start, i, position),
+                rotated(start, i + 1u, position),
+                rotated(start, i + 2u, position),
+                rotated(start, i + 3u, position),
+            );
+        }
+        own[n] = y;
+        let of_pairs = max(abs(y.xy), abs(y.zw));
+        largest = max(largest, max(of_pairs.x, of_pairs.y));
+    }
+    if (head < params.n_heads) {
+        for (var n = 0u; n < QUADS; n++) {
+            let i = 4u * (lane + n * WORKGROUP_SIZE);
+            if (i < HEAD_DIM) {
+                let out = (token * params.n_heads + head) * HEAD_DIM + i;
+                q_out[out] = own[n].x;
+                q_out[out + 1u] = own[n].y;
+                q_out[out + 2u] = own[n].z;
+                q_out[out + 3u] = own[n].w;
+            }
+        }
+        return; // the whole workgroup has this head
+    }
+    let scale = reduce_max(lane, largest) / 127.0;
+    let inverse = select(0.0, 1.0 / scale, scale > 0.0);
+    let kv_head = (head - params.n_heads) % params.n_kv_heads;
+    let slot = (position * params.n_kv_heads + kv_head) * HEAD_WORDS;
+    for (var n = 0u; n < QUADS; n++) {
+        let quad = lane + n * WORKGROUP_SIZE;
+        if (4u * quad < HEAD_DIM) {
+            if (is_value) {
+                value_cache[slot + 1u + quad] = quants(own[n], inverse);
+            } else {
+                key_cache[slot + 1u + quad] = quants(own[n], inverse);
+            }
+        }
+    }
+    if (lane == 0u) {
+        if (is_value) {
+            value_cache[slot] = bitcast<u32>(scale);
+        } else {
+            key_cache[slot] = bitcast<u32>(scale);
+        }
+    }
+}

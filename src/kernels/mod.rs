@@ -37,10 +37,11 @@ pub use silu_mul::{SiluMulParams, silu_mul};
 pub use top_k::{TopKParams, top_k};
 
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{Counts, Gpu};
 use crate::shader::{self, Storage, Variant};
 use bytemuck::{Pod, Zeroable};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Declares the `#[repr(C)]` mirror of a shader's `Params`; all fields are 4 bytes, so offsets
 /// follow from the order, which `tests/shaders.rs` compares with the WGSL.
@@ -151,6 +152,7 @@ pub struct Op {
     pipeline: wgpu::ComputePipeline,
     bind_group: wgpu::BindGroup,
     grid: Grid,
+    counts: Arc<Counts>,
 }
 
 impl Op {
@@ -161,6 +163,7 @@ impl Op {
             pass.set_pipeline(&self.pipeline);
             pass.set_bind_group(0, &self.bind_group, &[]);
             pass.dispatch_workgroups(x, y, 1);
+            self.counts.dispatch();
         }
     }
 }
@@ -224,7 +227,7 @@ impl Kernels {
         if !spec.params.is_empty() {
             let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
             let buffer = gpu.buffer(spec.name, size_of::<P>() as u64, usage).await?;
-            gpu.queue.write_buffer(&buffer, 0, bytemuck::bytes_of(params));
+            gpu.write(&buffer, 0, bytemuck::bytes_of(params));
             bound.push((0, buffer));
         }
         if spec.uses_step {
@@ -243,7 +246,8 @@ impl Kernels {
             layout: &pipeline.get_bind_group_layout(0),
             entries: &entries,
         });
-        Ok(Op { pipeline, bind_group, grid })
+        gpu.counts.bind_group();
+        Ok(Op { pipeline, bind_group, grid, counts: gpu.counts.clone() })
     }
 
     async fn pipeline(

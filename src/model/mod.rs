@@ -189,7 +189,7 @@ impl Model {
             self.upload_penalty(repetition);
         }
         if let Some(mask) = wanted.mask {
-            self.gpu.queue.write_buffer(&self.buffers.mask, 0, bytemuck::cast_slice(mask));
+            self.gpu.write(&self.buffers.mask, 0, bytemuck::cast_slice(mask));
         }
 
         let mut outputs = Outputs::default();
@@ -226,7 +226,7 @@ impl Model {
             let result = self.result_range(&wanted, step.n_tokens).filter(|_| is_wanted);
             match result {
                 None => {
-                    self.gpu.queue.submit([encoder.finish()]);
+                    self.gpu.submit(encoder);
                 }
                 Some((buffer, n_bytes)) => {
                     let read = self.gpu.submit_and_read(encoder, buffer, 0, n_bytes).await?;
@@ -282,7 +282,7 @@ impl Model {
         memory.check_dims(&self.dims)?;
         if !memory.values.is_empty() {
             let bytes = bytemuck::cast_slice(&memory.values);
-            self.gpu.queue.write_buffer(&self.buffers.state, 0, bytes);
+            self.gpu.write(&self.buffers.state, 0, bytes);
         }
         Ok(())
     }
@@ -293,13 +293,13 @@ impl Model {
     }
 
     fn upload_step(&self, step: &Step, tokens: &[u32], plan: &WritePlan) {
-        let queue = &self.gpu.queue;
-        queue.write_buffer(&self.kernels.step, 0, bytemuck::bytes_of(step));
-        queue.write_buffer(&self.buffers.tokens, 0, bytemuck::cast_slice(tokens));
+        let gpu = &self.gpu;
+        gpu.write(&self.kernels.step, 0, bytemuck::bytes_of(step));
+        gpu.write(&self.buffers.tokens, 0, bytemuck::cast_slice(tokens));
         if let WritePlan::Groups { group_of_token, weight, .. } = plan {
             let groups: Vec<u32> = group_of_token.iter().map(|g| g.unwrap_or(u32::MAX)).collect();
-            queue.write_buffer(&self.buffers.group_of_token, 0, bytemuck::cast_slice(&groups));
-            queue.write_buffer(&self.buffers.weight_of_token, 0, bytemuck::cast_slice(weight));
+            gpu.write(&self.buffers.group_of_token, 0, bytemuck::cast_slice(&groups));
+            gpu.write(&self.buffers.weight_of_token, 0, bytemuck::cast_slice(weight));
         }
     }
 
@@ -307,7 +307,7 @@ impl Model {
         let mut words = vec![repetition.ids.len() as u32, repetition.penalty.to_bits()];
         words.extend(repetition.ids);
         let bytes = bytemuck::cast_slice(&words);
-        self.gpu.queue.write_buffer(&self.buffers.penalty_ids, 0, bytes);
+        self.gpu.write(&self.buffers.penalty_ids, 0, bytes);
     }
 
     fn record_layers(
@@ -431,7 +431,7 @@ impl Model {
                     WantedLogits::TopK { k, .. } => {
                         let k = [k as u32];
                         let settings = &self.buffers.top_k_settings;
-                        self.gpu.queue.write_buffer(settings, 0, bytemuck::cast_slice(&k));
+                        self.gpu.write(settings, 0, bytemuck::cast_slice(&k));
                         self.head.top_k.record(&mut pass, step);
                     }
                     _ => {}

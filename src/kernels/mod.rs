@@ -6,6 +6,7 @@
 
 mod argmax;
 mod attention;
+mod choose;
 mod embed;
 mod linear;
 mod low_rank_add;
@@ -13,6 +14,8 @@ mod mask_logits;
 mod memory_project;
 mod memory_read;
 mod memory_scan;
+mod next_step;
+mod note_token;
 mod repetition_penalty;
 mod rms_norm;
 mod rope_kv;
@@ -22,6 +25,7 @@ mod top_k;
 
 pub use argmax::{ArgmaxParams, argmax};
 pub use attention::{AttentionParams, attention};
+pub use choose::{ChooseInputs, choose};
 pub use embed::{EmbedParams, embed};
 pub use linear::{LinearParams, LinearTarget, matmul, matvec};
 pub use low_rank_add::{LowRankAddParams, low_rank_add};
@@ -29,6 +33,8 @@ pub use mask_logits::{MaskLogitsParams, mask_logits};
 pub use memory_project::{MemoryProjectParams, memory_project};
 pub use memory_read::{MemoryReadParams, memory_read};
 pub use memory_scan::{MemoryScanParams, memory_scan};
+pub use next_step::{EMPTY_STEP, NextStepBuffers, UNDECIDED, next_step};
+pub use note_token::note_token;
 pub use repetition_penalty::repetition_penalty;
 pub use rms_norm::{RmsNormParams, rms_norm};
 pub use rope_kv::{RopeKvParams, rope_kv};
@@ -110,10 +116,13 @@ pub const SPECS: &[&KernelSpec] = &[
     &rope_kv::SPEC,
     &attention::SPEC,
     &silu_mul::SPEC,
+    &note_token::SPEC,
     &repetition_penalty::SPEC,
     &mask_logits::SPEC,
     &argmax::SPEC,
     &top_k::SPEC,
+    &choose::SPEC,
+    &next_step::SPEC,
 ];
 
 /// How many workgroups a dispatch takes.
@@ -184,9 +193,7 @@ impl Kernels {
     /// # Errors
     /// As [`Gpu::buffer`].
     pub async fn new(gpu: &Gpu, kv: Storage, rank: usize, head_dim: usize) -> Result<Kernels> {
-        use wgpu::BufferUsages as Usage;
-        let step =
-            gpu.buffer("step", size_of::<Step>() as u64, Usage::STORAGE | Usage::COPY_DST).await?;
+        let step = gpu.storage("step", size_of::<Step>() as u64).await?;
         Ok(Kernels {
             step,
             variant: Variant {

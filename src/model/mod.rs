@@ -2,6 +2,7 @@
 //! chunks, write plan, dispatch order, read-back. `load.rs` makes the operations it records.
 
 mod buffers;
+mod decoding;
 mod gauges;
 mod load;
 mod park;
@@ -20,6 +21,7 @@ use crate::reference;
 use crate::shader::TOP_K_CAPACITY;
 use crate::write_plan::WritePlan;
 use buffers::Buffers;
+use decoding::{DeviceLoop, Run, inverse_temperature};
 use gauges::Gauges;
 use load::GroupWrites;
 use std::sync::Arc;
@@ -46,6 +48,10 @@ pub struct Model {
     groups: Option<GroupWrites>,
     /// Made when a call first wants them.
     gauges: Option<Gauges>,
+    /// Made when a reply is first decoded on the device.
+    device_loop: Option<DeviceLoop>,
+    /// The reply that is being decoded there.
+    run: Option<Run>,
     /// Tells this model from others.
     identity: Arc<()>,
 }
@@ -156,6 +162,7 @@ impl Model {
 
     /// Forgets the KV cache from position `n` on; the memory stays.
     pub fn truncate(&mut self, n: usize) {
+        self.settle_decoding();
         self.n_past = self.n_past.min(n);
     }
 
@@ -165,6 +172,7 @@ impl Model {
     /// [`Error::TokenOutOfRange`], [`Error::ContextFull`] or [`Error::Messages`] (no tokens) before
     /// anything has changed; [`Error::Gpu`] or [`Error::OutOfMemory`] from the device.
     pub async fn forward(&mut self, call: &Call<'_>, wanted: Wanted<'_>) -> Result<Outputs> {
+        self.settle_decoding();
         self.check(call, &wanted)?;
         let plan = WritePlan::new(self.delta.as_ref(), call);
         let n_groups = match &plan {
@@ -200,11 +208,7 @@ impl Model {
                 n_tokens: (end - start) as u32,
                 n_past: self.n_past as u32,
                 n_groups: n_groups as u32,
-                inverse_temperature: match wanted.logits {
-                    // finite, so that 0 · inverse stays 0
-                    WantedLogits::TopK { temperature, .. } => (1.0 / temperature).min(f32::MAX),
-                    _ => 1.0,
-                },
+                inverse_temperature: inverse_temperature(wanted.logits),
             };
             let chunk_plan = plan.slice(start..end);
             self.upload_step(&step, &call.tokens[start..end], &chunk_plan);
@@ -280,6 +284,7 @@ impl Model {
     /// [`Error::MemoryMismatch`] for other dimensions; nothing has changed then.
     pub fn write_memory(&mut self, memory: &MemoryState) -> Result<()> {
         memory.check_dims(&self.dims)?;
+        self.settle_decoding();
         if !memory.values.is_empty() {
             let bytes = bytemuck::cast_slice(&memory.values);
             self.gpu.write(&self.buffers.state, 0, bytes);

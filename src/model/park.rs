@@ -68,6 +68,7 @@ impl Model {
         if !Arc::ptr_eq(&self.identity, &parked.identity) {
             return Err(foreign_context());
         }
+        self.settle_decoding();
         self.n_past = parked.n_past;
         self.last_logits_row = None;
         let (cached_bytes, state_bytes) = (self.cached_bytes(), 4 * self.dims.len() as u64);

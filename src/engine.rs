@@ -1,6 +1,11 @@
 //! One model call, on the GPU or on the CPU twin. Owns the request and result types that session,
 //! replay and bench share, and the choice between the two implementations.
 
+mod decoding;
+
+pub use decoding::{BATCH_TIME, Decoded, Decoding};
+pub(crate) use decoding::{not_decoding, too_far_back};
+
 use crate::config::{DeltaConfig, ModelConfig};
 use crate::error::{Error, Result};
 use crate::memory::{MemoryDims, MemoryState};

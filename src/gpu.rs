@@ -4,6 +4,7 @@
 use crate::error::{Error, Result};
 use futures_channel::oneshot;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
@@ -54,8 +55,47 @@ pub struct Gpu {
     health: Arc<Health>,
     #[cfg(target_arch = "wasm32")]
     _owner: std::rc::Rc<Owner>,
-    /// A buffer for reading back, while nobody reads.
-    staging: Arc<Mutex<Option<wgpu::Buffer>>>,
+    /// Buffers for reading back that nobody reads from.
+    staging: Arc<Mutex<Vec<wgpu::Buffer>>>,
+    pub(crate) counts: Arc<Counts>,
+}
+
+/// What was asked of a device since it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+pub struct Counters {
+    /// Submissions to the queue.
+    pub submits: u64,
+    /// Dispatches recorded.
+    pub dispatches: u64,
+    /// Bind groups made.
+    pub bind_groups: u64,
+    /// Buffers made, those for reading back included.
+    pub buffers: u64,
+    /// Bytes read back.
+    pub read_bytes: u64,
+    /// Bytes uploaded, weights included.
+    pub written_bytes: u64,
+}
+
+/// Counts up to [`Counters`].
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    submits: AtomicU64,
+    dispatches: AtomicU64,
+    bind_groups: AtomicU64,
+    buffers: AtomicU64,
+    read_bytes: AtomicU64,
+    written_bytes: AtomicU64,
+}
+
+impl Counts {
+    pub fn dispatch(&self) {
+        self.dispatches.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn bind_group(&self) {
+        self.bind_groups.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// Ends the device with the last clone: browsers would free GPU memory only when their collector
@@ -115,6 +155,17 @@ impl Health {
 const MIN_STAGING_BYTES: u64 = 4096;
 /// Room for a memory of 36 layers with four state heads, and more.
 const MAX_KEPT_STAGING_BYTES: u64 = 1 << 20;
+/// Reads that are under way together, at most: two batches of decoding and one more.
+const MAX_KEPT_STAGING: usize = 3;
+
+/// A read that was submitted and not waited for.
+#[derive(Debug)]
+pub(crate) struct PendingRead {
+    staging: wgpu::Buffer,
+    n_bytes: u64,
+    submission: wgpu::SubmissionIndex,
+    done: oneshot::Receiver<std::result::Result<(), wgpu::BufferAsyncError>>,
+}
 
 fn lock<T>(slot: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // what is in the slots stays whole even if a holder panicked
@@ -169,7 +220,33 @@ impl Gpu {
             tier,
             health,
             staging: Arc::default(),
+            counts: Arc::default(),
         })
+    }
+
+    /// What was asked of the device so far, by all that share it.
+    pub fn counters(&self) -> Counters {
+        let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Counters {
+            submits: get(&self.counts.submits),
+            dispatches: get(&self.counts.dispatches),
+            bind_groups: get(&self.counts.bind_groups),
+            buffers: get(&self.counts.buffers),
+            read_bytes: get(&self.counts.read_bytes),
+            written_bytes: get(&self.counts.written_bytes),
+        }
+    }
+
+    /// Uploads bytes into a buffer, before what is submitted next.
+    pub fn write(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) {
+        self.counts.written_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.queue.write_buffer(buffer, offset, bytes);
+    }
+
+    /// Submits what was recorded.
+    pub fn submit(&self, encoder: wgpu::CommandEncoder) -> wgpu::SubmissionIndex {
+        self.counts.submits.fetch_add(1, Ordering::Relaxed);
+        self.queue.submit([encoder.finish()])
     }
 
     /// What kernels may use on the adapter that these options choose, without opening a device.
@@ -246,6 +323,7 @@ impl Gpu {
                 advice: "try a smaller --context, --kv f16 or smaller --weights",
             });
         }
+        self.counts.buffers.fetch_add(1, Ordering::Relaxed);
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),
@@ -275,7 +353,7 @@ impl Gpu {
     pub async fn storage_with(&self, label: &str, values: &[f32]) -> Result<wgpu::Buffer> {
         let buffer = self.storage(label, 4 * values.len() as u64).await?;
         if !values.is_empty() {
-            self.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(values));
+            self.write(&buffer, 0, bytemuck::cast_slice(values));
         }
         Ok(buffer)
     }
@@ -296,25 +374,54 @@ impl Gpu {
     /// As [`Gpu::read`].
     pub async fn submit_and_read(
         &self,
-        mut encoder: wgpu::CommandEncoder,
+        encoder: wgpu::CommandEncoder,
         buffer: &wgpu::Buffer,
         offset: u64,
         n_bytes: u64,
     ) -> Result<Vec<u8>> {
         if n_bytes == 0 {
-            self.queue.submit([encoder.finish()]);
+            self.submit(encoder);
             return Ok(Vec::new());
         }
+        let pending = self.submit_to_read(encoder, buffer, offset, n_bytes).await?;
+        self.finish_read(pending).await
+    }
+
+    /// Submits what was recorded and, behind it, a copy of `n_bytes` (more than 0) of a buffer, for
+    /// [`Gpu::finish_read`]; others can be submitted in between.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] for the staging buffer.
+    pub(crate) async fn submit_to_read(
+        &self,
+        mut encoder: wgpu::CommandEncoder,
+        buffer: &wgpu::Buffer,
+        offset: u64,
+        n_bytes: u64,
+    ) -> Result<PendingRead> {
         let staging = self.take_staging(n_bytes).await?;
         encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, n_bytes);
-        self.queue.submit([encoder.finish()]);
-        let (sender, receiver) = oneshot::channel();
+        let submission = self.submit(encoder);
+        let (sender, done) = oneshot::channel();
         staging.map_async(wgpu::MapMode::Read, ..n_bytes, move |result| {
             // the receiver is gone if the caller gave up; nothing to tell then
             let _ = sender.send(result);
         });
-        self.wait()?;
-        let mapped = self.unless_lost(receiver).await;
+        Ok(PendingRead { staging, n_bytes, submission, done })
+    }
+
+    /// Waits for a copy and hands its bytes back; what was submitted after it may still run.
+    ///
+    /// # Errors
+    /// As [`Gpu::read`].
+    pub(crate) async fn finish_read(&self, pending: PendingRead) -> Result<Vec<u8>> {
+        let PendingRead { staging, n_bytes, submission, done } = pending;
+        let poll = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
+        if self.device.poll(poll).is_err() {
+            // a device that is gone knows no such submission, and says why it is gone here
+            self.wait()?;
+        }
+        let mapped = self.unless_lost(done).await;
         self.check()?;
         let failed = |reason: String| Error::Gpu { reason: format!("reading back: {reason}") };
         if !matches!(mapped, Some(Ok(()))) {
@@ -328,12 +435,17 @@ impl Gpu {
         drop(view);
         staging.unmap();
         self.keep_staging(staging);
+        self.counts.read_bytes.fetch_add(n_bytes, Ordering::Relaxed);
         Ok(bytes)
     }
 
-    /// The staging buffer of the last read if it is large enough, else a new one.
+    /// A staging buffer of an earlier read if one is large enough, else a new one.
     async fn take_staging(&self, n_bytes: u64) -> Result<wgpu::Buffer> {
-        let kept = lock(&self.staging).take().filter(|buffer| buffer.size() >= n_bytes);
+        let kept = {
+            let mut kept = lock(&self.staging);
+            let found = kept.iter().position(|buffer| buffer.size() >= n_bytes);
+            found.map(|index| kept.swap_remove(index))
+        };
         if let Some(buffer) = kept {
             return Ok(buffer);
         }
@@ -344,8 +456,12 @@ impl Gpu {
 
     /// Large ones are let go: what every token needs is small.
     fn keep_staging(&self, buffer: wgpu::Buffer) {
+        let mut kept = lock(&self.staging);
         if buffer.size() <= MAX_KEPT_STAGING_BYTES {
-            *lock(&self.staging) = Some(buffer);
+            if kept.len() == MAX_KEPT_STAGING {
+                kept.remove(0);
+            }
+            kept.push(buffer);
         }
     }
 
@@ -354,6 +470,7 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::wait`] and [`Gpu::check`].
     pub async fn finished(&self) -> Result<()> {
+        self.counts.submits.fetch_add(1, Ordering::Relaxed);
         self.queue.submit([]);
         let (sender, receiver) = oneshot::channel();
         self.queue.on_submitted_work_done(move || {

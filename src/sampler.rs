@@ -6,6 +6,7 @@ use crate::engine::{MAX_TOP_K, TopK, WantedLogits};
 use crate::error::{Error, Result};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+use std::collections::VecDeque;
 
 /// How tokens are picked.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,8 +74,8 @@ pub enum Draw {
 pub struct Sampler {
     options: SamplingOptions,
     random: ChaCha12Rng,
-    /// Drawn for a token that still needs the full logits.
-    uniform: Option<f64>,
+    /// Drawn for tokens that are not picked yet.
+    drawn: VecDeque<f64>,
 }
 
 /// Relative error allowed in a GPU's f32 sum over the vocabulary; nearer decisions are left to the
@@ -88,7 +89,11 @@ impl Sampler {
     /// [`Error::Setting`] for an option out of range.
     pub fn new(options: SamplingOptions) -> Result<Sampler> {
         options.check()?;
-        Ok(Sampler { random: ChaCha12Rng::seed_from_u64(options.seed), options, uniform: None })
+        Ok(Sampler {
+            random: ChaCha12Rng::seed_from_u64(options.seed),
+            options,
+            drawn: VecDeque::new(),
+        })
     }
 
     /// The options it was made with.
@@ -179,15 +184,28 @@ impl Sampler {
     /// Index into falling `weights` after top-p and min-p; `total` is the weight of everything,
     /// `is_all` says that `weights` are everything. None if this is too little to decide.
     fn pick(&mut self, weights: &[f64], total: f64, tolerance: f64, is_all: bool) -> Option<usize> {
-        let uniform = self.uniform.take().unwrap_or_else(|| {
-            // 53 bits, the precision of f64, in [0, 1).
-            (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64
-        });
+        let uniform = self.uniform(0);
         let picked = self.pick_at(uniform, weights, total, tolerance, is_all);
-        if picked.is_none() {
-            self.uniform = Some(uniform);
+        if picked.is_some() {
+            self.skip(1);
         }
         picked
+    }
+
+    /// The random number in [0, 1) that decides the token `ahead` tokens after the next.
+    pub(crate) fn uniform(&mut self, ahead: usize) -> f64 {
+        while self.drawn.len() <= ahead {
+            // 53 bits, the precision of f64
+            let number = (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+            self.drawn.push_back(number);
+        }
+        self.drawn[ahead]
+    }
+
+    /// Goes on by tokens that were picked elsewhere with the next numbers.
+    pub(crate) fn skip(&mut self, n_tokens: usize) {
+        self.uniform(n_tokens);
+        self.drawn.drain(..n_tokens);
     }
 
     fn pick_at(

@@ -9,6 +9,7 @@
 //! before the difference: the cache is cut there, the memory is what it was there, and the rest is
 //! fed again. In a read-only turn the memory is left as it is. Both are reported ([`Rollback`]).
 
+mod ahead;
 mod append;
 mod cancel;
 mod checkpoint;

@@ -26,10 +26,13 @@ pub const KERNELS: &[(&str, &str)] = &[
     ("attention", include_str!("../shaders/attention.wgsl")),
     ("attention_serial", include_str!("../shaders/attention_serial.wgsl")),
     ("silu_mul", include_str!("../shaders/silu_mul.wgsl")),
+    ("note_token", include_str!("../shaders/note_token.wgsl")),
     ("repetition_penalty", include_str!("../shaders/repetition_penalty.wgsl")),
     ("mask_logits", include_str!("../shaders/mask_logits.wgsl")),
     ("argmax", include_str!("../shaders/argmax.wgsl")),
     ("top_k", include_str!("../shaders/top_k.wgsl")),
+    ("choose", include_str!("../shaders/choose.wgsl")),
+    ("next_step", include_str!("../shaders/next_step.wgsl")),
 ];
 
 /// Every file under `shaders/lib`.

@@ -192,6 +192,60 @@ fn gauges_agree_between_gpu_and_twin() {
     assert_eq!(block_on(s.model().engine.last_gauges()).unwrap_err().code(), "setting");
 }
 
+/// However a reply ends, a session is where it would be if no token had been fed ahead.
+#[test]
+fn replies_that_are_cut_leave_no_trace_of_what_was_fed_ahead() {
+    let Some(gpu) = gpu(false) else { return };
+    for mode in ["\"token\"", "\"message_mean\""] {
+        let [mut found, mut expected] = [Device::Gpu(gpu.clone()), Device::Cpu]
+            .map(|device| session_with(&device, Storage::F32, ("\"token\"", mode), 512));
+        let plain = TurnOptions {
+            sampling: SamplingOptions::default(),
+            max_new_tokens: 40,
+            ..found.default_turn_options()
+        };
+        let drawn =
+            SamplingOptions { temperature: 0.7, top_k: 30, seed: 5, ..plain.sampling.clone() };
+        let whole = block_on(expected.ask("Hello.", &plain, &mut |_| ControlFlow::Continue(())));
+        let whole = whole.expect("a turn");
+        assert!(block_on(expected.undo_turn()).expect("no error"));
+        let text = whole.answer;
+        let stop: String = text.chars().skip(text.chars().count() / 2).take(3).collect();
+        for (options, n_pieces) in [
+            (plain.clone(), usize::MAX),
+            (TurnOptions { stop: vec![stop], ..plain.clone() }, usize::MAX),
+            (TurnOptions { gauges: true, ..plain.clone() }, 7),
+            (TurnOptions { max_new_tokens: 1, ..plain.clone() }, usize::MAX),
+            (TurnOptions { sampling: drawn.clone(), gauges: true, ..plain.clone() }, usize::MAX),
+            (TurnOptions { write_enabled: false, sampling: drawn, ..plain.clone() }, 5),
+        ] {
+            let turns = [&mut found, &mut expected].map(|s| {
+                let mut n = 0;
+                let mut on_piece = |_: &_| {
+                    n += 1;
+                    if n < n_pieces { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+                };
+                let turn = block_on(s.ask("Hello.", &options, &mut on_piece)).expect("a turn");
+                let n_tokens = s.processed_tokens().len();
+                assert_eq!(s.model().engine.n_past(), n_tokens);
+                assert_eq!(s.memory_at(n_tokens), Some(&state(s)));
+                (turn.generated_ids, turn.stop_reason, turn.answer, *s.counters(), n_tokens)
+            });
+            assert_eq!(turns[0], turns[1], "{mode} {options:?}");
+            let error = relative_error(&state(&found).values, &state(&expected).values);
+            assert!(error < 1e-4, "{mode} {options:?}: {error}");
+            // and on from there
+            let said = [&mut found, &mut expected].map(|s| say(s, "Go on."));
+            assert_eq!(said[0].generated_ids, said[1].generated_ids);
+            for s in [&mut found, &mut expected] {
+                for _ in 0..2 {
+                    assert!(block_on(s.undo_turn()).expect("no error"));
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn the_built_in_model_is_the_same_on_gpu_and_twin() {
     let Some(gpu) = gpu(false) else { return };

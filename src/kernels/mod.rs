@@ -6,6 +6,7 @@
 
 mod argmax;
 mod attention;
+mod choose;
 mod embed;
 mod linear;
 mod low_rank_add;
@@ -13,6 +14,8 @@ mod mask_logits;
 mod memory_project;
 mod memory_read;
 mod memory_scan;
+mod next_step;
+mod note_token;
 mod repetition_penalty;
 mod rms_norm;
 mod rope_kv;
@@ -22,6 +25,7 @@ mod top_k;
 
 pub use argmax::{ArgmaxParams, argmax};
 pub use attention::{AttentionParams, attention};
+pub use choose::{ChooseInputs, choose};
 pub use embed::{EmbedParams, embed};
 pub use linear::{LinearParams, LinearTarget, matmul, matvec};
 pub use low_rank_add::{LowRankAddParams, low_rank_add};
@@ -29,6 +33,8 @@ pub use mask_logits::{MaskLogitsParams, mask_logits};
 pub use memory_project::{MemoryProjectParams, memory_project};
 pub use memory_read::{MemoryReadParams, memory_read};
 pub use memory_scan::{MemoryScanParams, memory_scan};
+pub use next_step::{EMPTY_STEP, NextStepBuffers, UNDECIDED, next_step};
+pub use note_token::note_token;
 pub use repetition_penalty::repetition_penalty;
 pub use rms_norm::{RmsNormParams, rms_norm};
 pub use rope_kv::{RopeKvParams, rope_kv};
@@ -37,10 +43,11 @@ pub use silu_mul::{SiluMulParams, silu_mul};
 pub use top_k::{TopKParams, top_k};
 
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{Counts, Gpu};
 use crate::shader::{self, Storage, Variant};
 use bytemuck::{Pod, Zeroable};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Declares the `#[repr(C)]` mirror of a shader's `Params`; all fields are 4 bytes, so offsets
 /// follow from the order, which `tests/shaders.rs` compares with the WGSL.
@@ -115,10 +122,13 @@ pub const SPECS: &[&KernelSpec] = &[
     &attention::SPEC,
     &attention::SERIAL,
     &silu_mul::SPEC,
+    &note_token::SPEC,
     &repetition_penalty::SPEC,
     &mask_logits::SPEC,
     &argmax::SPEC,
     &top_k::SPEC,
+    &choose::SPEC,
+    &next_step::SPEC,
 ];
 
 /// How many workgroups a dispatch takes.
@@ -160,6 +170,7 @@ pub struct Op {
     pipeline: wgpu::ComputePipeline,
     bind_group: wgpu::BindGroup,
     grid: Grid,
+    counts: Arc<Counts>,
 }
 
 impl Op {
@@ -170,6 +181,7 @@ impl Op {
             pass.set_pipeline(&self.pipeline);
             pass.set_bind_group(0, &self.bind_group, &[]);
             pass.dispatch_workgroups(x, y, 1);
+            self.counts.dispatch();
         }
     }
 }
@@ -193,9 +205,7 @@ impl Kernels {
     /// # Errors
     /// As [`Gpu::buffer`].
     pub async fn new(gpu: &Gpu, kv: Storage, rank: usize, head_dim: usize) -> Result<Kernels> {
-        use wgpu::BufferUsages as Usage;
-        let step =
-            gpu.buffer("step", size_of::<Step>() as u64, Usage::STORAGE | Usage::COPY_DST).await?;
+        let step = gpu.storage("step", size_of::<Step>() as u64).await?;
         Ok(Kernels {
             step,
             variant: Variant {
@@ -245,7 +255,7 @@ impl Kernels {
         if !spec.params.is_empty() {
             let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
             let buffer = gpu.buffer(spec.name, size_of::<P>() as u64, usage).await?;
-            gpu.queue.write_buffer(&buffer, 0, bytemuck::bytes_of(params));
+            gpu.write(&buffer, 0, bytemuck::bytes_of(params));
             bound.push((0, buffer));
         }
         if spec.uses_step {
@@ -264,7 +274,8 @@ impl Kernels {
             layout: &pipeline.get_bind_group_layout(0),
             entries: &entries,
         });
-        Ok(Op { pipeline, bind_group, grid })
+        gpu.counts.bind_group();
+        Ok(Op { pipeline, bind_group, grid, counts: gpu.counts.clone() })
     }
 
     async fn pipeline(

@@ -55,7 +55,7 @@ pub(super) struct Buffers {
     pub mask: wgpu::Buffer,
     /// `[1]` u32
     pub argmax: wgpu::Buffer,
-    /// `[1]` u32: k
+    /// `[4]` u32: k; then what `choose` reads.
     pub top_k_settings: wgpu::Buffer,
     /// `[4 + 2·TOP_K_CAPACITY]` u32
     pub top_k: wgpu::Buffer,
@@ -81,7 +81,7 @@ impl Buffers {
         let rope = RopeTable::of(config, context_window);
         let pairs = rope.cos.iter().zip(&rope.sin);
         let table: Vec<f32> = pairs.flat_map(|(&cos, &sin)| [cos, sin]).collect();
-        gpu.queue.write_buffer(&rope_table, 0, bytemuck::cast_slice(&table));
+        gpu.write(&rope_table, 0, bytemuck::cast_slice(&table));
         let qk_normed = if config.has_qk_norm() { t * qkv } else { 1 };
         Ok(Buffers {
             tokens: floats("tokens", t).await?,
@@ -106,7 +106,7 @@ impl Buffers {
             penalty_ids: floats("penalised tokens", 2 + config.vocab_size as u64).await?,
             mask: floats("mask", config.vocab_size.div_ceil(32) as u64).await?,
             argmax: floats("argmax", 1).await?,
-            top_k_settings: floats("top-k settings", 1).await?,
+            top_k_settings: floats("top-k settings", 4).await?,
             top_k: floats("top-k", 4 + 2 * u64::from(TOP_K_CAPACITY)).await?,
         })
     }

@@ -176,6 +176,8 @@ impl Model {
             head,
             groups: None,
             gauges: None,
+            device_loop: None,
+            run: None,
             identity: Arc::new(()),
             gpu,
         };

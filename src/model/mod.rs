@@ -2,6 +2,7 @@
 //! chunks, write plan, dispatch order, read-back. `load.rs` makes the operations it records.
 
 mod buffers;
+mod decoding;
 mod gauges;
 mod load;
 mod park;
@@ -20,6 +21,7 @@ use crate::reference;
 use crate::shader::TOP_K_CAPACITY;
 use crate::write_plan::WritePlan;
 use buffers::Buffers;
+use decoding::{DeviceLoop, Run, inverse_temperature};
 use gauges::Gauges;
 use load::GroupWrites;
 use std::sync::Arc;
@@ -46,6 +48,10 @@ pub struct Model {
     groups: Option<GroupWrites>,
     /// Made when a call first wants them.
     gauges: Option<Gauges>,
+    /// Made when a reply is first decoded on the device.
+    device_loop: Option<DeviceLoop>,
+    /// The reply that is being decoded there.
+    run: Option<Run>,
     /// Tells this model from others.
     identity: Arc<()>,
 }
@@ -156,6 +162,7 @@ impl Model {
 
     /// Forgets the KV cache from position `n` on; the memory stays.
     pub fn truncate(&mut self, n: usize) {
+        self.settle_decoding();
         self.n_past = self.n_past.min(n);
     }
 
@@ -165,6 +172,7 @@ impl Model {
     /// [`Error::TokenOutOfRange`], [`Error::ContextFull`] or [`Error::Messages`] (no tokens) before
     /// anything has changed; [`Error::Gpu`] or [`Error::OutOfMemory`] from the device.
     pub async fn forward(&mut self, call: &Call<'_>, wanted: Wanted<'_>) -> Result<Outputs> {
+        self.settle_decoding();
         self.check(call, &wanted)?;
         let plan = WritePlan::new(self.delta.as_ref(), call);
         let n_groups = match &plan {
@@ -189,7 +197,7 @@ impl Model {
             self.upload_penalty(repetition);
         }
         if let Some(mask) = wanted.mask {
-            self.gpu.queue.write_buffer(&self.buffers.mask, 0, bytemuck::cast_slice(mask));
+            self.gpu.write(&self.buffers.mask, 0, bytemuck::cast_slice(mask));
         }
 
         let mut outputs = Outputs::default();
@@ -200,11 +208,7 @@ impl Model {
                 n_tokens: (end - start) as u32,
                 n_past: self.n_past as u32,
                 n_groups: n_groups as u32,
-                inverse_temperature: match wanted.logits {
-                    // finite, so that 0 · inverse stays 0
-                    WantedLogits::TopK { temperature, .. } => (1.0 / temperature).min(f32::MAX),
-                    _ => 1.0,
-                },
+                inverse_temperature: inverse_temperature(wanted.logits),
             };
             let chunk_plan = plan.slice(start..end);
             self.upload_step(&step, &call.tokens[start..end], &chunk_plan);
@@ -226,7 +230,7 @@ impl Model {
             let result = self.result_range(&wanted, step.n_tokens).filter(|_| is_wanted);
             match result {
                 None => {
-                    self.gpu.queue.submit([encoder.finish()]);
+                    self.gpu.submit(encoder);
                 }
                 Some((buffer, n_bytes)) => {
                     let read = self.gpu.submit_and_read(encoder, buffer, 0, n_bytes).await?;
@@ -280,9 +284,10 @@ impl Model {
     /// [`Error::MemoryMismatch`] for other dimensions; nothing has changed then.
     pub fn write_memory(&mut self, memory: &MemoryState) -> Result<()> {
         memory.check_dims(&self.dims)?;
+        self.settle_decoding();
         if !memory.values.is_empty() {
             let bytes = bytemuck::cast_slice(&memory.values);
-            self.gpu.queue.write_buffer(&self.buffers.state, 0, bytes);
+            self.gpu.write(&self.buffers.state, 0, bytes);
         }
         Ok(())
     }
@@ -293,13 +298,13 @@ impl Model {
     }
 
     fn upload_step(&self, step: &Step, tokens: &[u32], plan: &WritePlan) {
-        let queue = &self.gpu.queue;
-        queue.write_buffer(&self.kernels.step, 0, bytemuck::bytes_of(step));
-        queue.write_buffer(&self.buffers.tokens, 0, bytemuck::cast_slice(tokens));
+        let gpu = &self.gpu;
+        gpu.write(&self.kernels.step, 0, bytemuck::bytes_of(step));
+        gpu.write(&self.buffers.tokens, 0, bytemuck::cast_slice(tokens));
         if let WritePlan::Groups { group_of_token, weight, .. } = plan {
             let groups: Vec<u32> = group_of_token.iter().map(|g| g.unwrap_or(u32::MAX)).collect();
-            queue.write_buffer(&self.buffers.group_of_token, 0, bytemuck::cast_slice(&groups));
-            queue.write_buffer(&self.buffers.weight_of_token, 0, bytemuck::cast_slice(weight));
+            gpu.write(&self.buffers.group_of_token, 0, bytemuck::cast_slice(&groups));
+            gpu.write(&self.buffers.weight_of_token, 0, bytemuck::cast_slice(weight));
         }
     }
 
@@ -307,7 +312,7 @@ impl Model {
         let mut words = vec![repetition.ids.len() as u32, repetition.penalty.to_bits()];
         words.extend(repetition.ids);
         let bytes = bytemuck::cast_slice(&words);
-        self.gpu.queue.write_buffer(&self.buffers.penalty_ids, 0, bytes);
+        self.gpu.write(&self.buffers.penalty_ids, 0, bytes);
     }
 
     fn record_layers(
@@ -431,7 +436,7 @@ impl Model {
                     WantedLogits::TopK { k, .. } => {
                         let k = [k as u32];
                         let settings = &self.buffers.top_k_settings;
-                        self.gpu.queue.write_buffer(settings, 0, bytemuck::cast_slice(&k));
+                        self.gpu.write(settings, 0, bytemuck::cast_slice(&k));
                         self.head.top_k.record(&mut pass, step);
                     }
                     _ => {}

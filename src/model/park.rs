@@ -53,7 +53,7 @@ impl Model {
         if state_bytes > 0 {
             encoder.copy_buffer_to_buffer(&self.buffers.state, 0, &state.0, 0, state_bytes);
         }
-        self.gpu.queue.submit([encoder.finish()]);
+        self.gpu.submit(encoder);
         self.gpu.check()?;
         let (n_past, identity) = (self.n_past, self.identity.clone());
         Ok(ParkedContext { n_past, layers, state, identity })
@@ -68,6 +68,7 @@ impl Model {
         if !Arc::ptr_eq(&self.identity, &parked.identity) {
             return Err(foreign_context());
         }
+        self.settle_decoding();
         self.n_past = parked.n_past;
         self.last_logits_row = None;
         let (cached_bytes, state_bytes) = (self.cached_bytes(), 4 * self.dims.len() as u64);
@@ -81,7 +82,7 @@ impl Model {
         if state_bytes > 0 {
             encoder.copy_buffer_to_buffer(&parked.state.0, 0, &self.buffers.state, 0, state_bytes);
         }
-        self.gpu.queue.submit([encoder.finish()]);
+        self.gpu.submit(encoder);
         self.gpu.check()
     }
 

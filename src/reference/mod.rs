@@ -4,6 +4,7 @@
 
 mod adapter;
 mod attention;
+mod decoding;
 mod linear;
 mod memory;
 mod mlp;
@@ -21,7 +22,10 @@ pub use mlp::{sigmoid, silu_mul};
 pub(crate) use model::read_matrix;
 pub use model::{Model, Options, ParkedContext};
 pub use norm::rms_norm;
-pub use sampling::{argmax, mask_logits, repetition_penalty, top_k};
+pub use sampling::{
+    ChooseSettings, DecodeStep, argmax, choose, mask_logits, next_step, note_token,
+    repetition_penalty, top_k,
+};
 
 /// What a kernel does with the place it writes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 //! SPEC.md sections 1 to 3.
 
 use super::adapter::Adapter;
+use super::decoding::Run;
 use super::memory::raw_width;
 use super::*;
 use crate::config::{DeltaConfig, DeltaHead, ModelConfig};
@@ -36,7 +37,7 @@ impl Default for Options {
 
 /// A backbone with its adapter, KV cache and memory, all in f32.
 pub struct Model {
-    config: ModelConfig,
+    pub(super) config: ModelConfig,
     delta: Option<DeltaConfig>,
     options: Options,
     /// `[vocab, h]`
@@ -48,12 +49,14 @@ pub struct Model {
     lm_head: Option<Vec<f32>>,
     rope: RopeTable,
     kv: Vec<KvCache>,
-    n_past: usize,
-    memory: MemoryState,
+    pub(super) n_past: usize,
+    pub(super) memory: MemoryState,
     /// The last token's logits in the last call that computed any, after penalty and mask. `[vocab]`
     last_logits: Option<Vec<f32>>,
     /// Of the last token in the last call that wanted gauges.
     last_gauges: Option<Vec<Gauge>>,
+    /// The reply that is being decoded.
+    pub(super) run: Option<Run>,
     /// Tells this model from others.
     identity: Arc<()>,
 }
@@ -160,6 +163,7 @@ impl Model {
             memory: MemoryState::zeros(dims),
             last_logits: None,
             last_gauges: None,
+            run: None,
             identity: Arc::new(()),
             config: config.clone(),
             delta: adapter.map(|(delta, _)| delta.clone()),
@@ -172,6 +176,12 @@ impl Model {
     /// # Errors
     /// Those of [`Call::check`] and [`Wanted::check`], before anything has changed.
     pub fn forward(&mut self, call: &Call, wanted: Wanted) -> Result<Outputs> {
+        // whoever asks for something else in the middle of a reply has what was handed out
+        self.run = None;
+        self.forward_call(call, wanted)
+    }
+
+    pub(super) fn forward_call(&mut self, call: &Call, wanted: Wanted) -> Result<Outputs> {
         self.check(call, &wanted)?;
         let plan = WritePlan::new(self.delta.as_ref(), call);
         let mut means = self.empty_means(&plan);
@@ -399,6 +409,7 @@ impl Model {
         if !Arc::ptr_eq(&self.identity, &parked.identity) {
             return Err(foreign_context());
         }
+        self.run = None;
         self.kv.clone_from(&parked.kv);
         self.n_past = parked.n_past;
         self.memory = parked.memory.clone();
@@ -418,6 +429,7 @@ impl Model {
 
     /// Drops the KV cache from position `n` on; the memory stays. No effect if it is shorter.
     pub fn truncate(&mut self, n: usize) {
+        self.run = None;
         if n >= self.n_past {
             return;
         }
@@ -449,6 +461,7 @@ impl Model {
     /// [`Error::MemoryMismatch`] for other dimensions; the memory then stays as it was.
     pub fn set_memory(&mut self, memory: &MemoryState) -> Result<()> {
         memory.check_dims(&self.memory.dims)?;
+        self.run = None;
         self.memory = memory.clone();
         Ok(())
     }

@@ -1,6 +1,7 @@
-//! What a decode step takes from the logits: penalty, mask, argmax, the largest few.
+//! What a decode step takes from the logits: penalty, mask, argmax, the largest few, the next token.
 
 use crate::engine::{MAX_TOP_K, RepetitionPenalty, TopK};
+use crate::kernels::{EMPTY_STEP, UNDECIDED};
 
 /// Divides positive and multiplies negative logits of tokens seen before.
 ///
@@ -63,4 +64,118 @@ pub fn top_k(logits: &[f32], k: usize, temperature: f32) -> TopK {
     let terms =
         logits.iter().map(|&logit| f64::from(((order(logit) - largest) / temperature).exp()));
     TopK { candidates, sum_exp: terms.sum::<f64>() as f32 }
+}
+
+/// Adds the token that is fed to the penalised ones.
+pub fn note_token(ids: &mut Vec<u32>, token: u32) {
+    if !ids.contains(&token) {
+        ids.push(token);
+    }
+}
+
+/// What [`choose`] goes by.
+#[derive(Debug, Clone, Copy)]
+pub struct ChooseSettings {
+    /// 0 = off.
+    pub top_k: usize,
+    /// 1 = off.
+    pub top_p: f32,
+    /// 0 = off.
+    pub min_p: f32,
+    /// 1 / temperature
+    pub inverse_temperature: f32,
+}
+
+/// Error of a sum over the candidates, relative to it: 256 terms are at most 256·2⁻²⁴ = 1.5e-5 off,
+/// their exponentials far less; twice, for two sums.
+const SLACK: f32 = 4e-5;
+/// Error of a sum over the vocabulary.
+const SUM_SLACK: f32 = 1e-4;
+
+/// A token from the largest logits, which are everything that top-k keeps, or without one at least
+/// [`MAX_TOP_K`] if there are so many. `None` if f32 cannot tell which token
+/// [`crate::sampler::Sampler`] would pick for this number in [0, 1).
+pub fn choose(top: &TopK, settings: &ChooseSettings, uniform: f32) -> Option<u32> {
+    let n = top.candidates.len();
+    let &(_, largest) = top.candidates.first()?;
+    let is_cut = settings.top_k > 0;
+    if largest.abs() >= 3.39e38 || n + usize::from(is_cut) > MAX_TOP_K {
+        return None;
+    }
+    let exponent = |logit: f32| (logit.max(-3.4e38) - largest) * settings.inverse_temperature;
+    let weights: Vec<f32> = top.candidates.iter().map(|c| exponent(c.1).max(-80.0).exp()).collect();
+    let is_all = is_cut || n < MAX_TOP_K;
+    let head: f32 = weights.iter().sum();
+    let (total, slack) = if is_all { (head, SLACK) } else { (top.sum_exp, SUM_SLACK) };
+    if !is_all && !(total >= head * 0.999 && total < 3.4e38) {
+        return None;
+    }
+    let nucleus = settings.top_p * total;
+    let (mut kept, mut n_kept, mut is_complete) = (0.0, 0, is_all);
+    for (index, &weight) in weights.iter().enumerate() {
+        if index > 0 && settings.top_p < 1.0 {
+            if (kept - nucleus).abs() < slack * total {
+                return None;
+            }
+            if kept >= nucleus {
+                is_complete = true;
+                break;
+            }
+        }
+        if index > 0 && settings.min_p > 0.0 {
+            if (weight - settings.min_p).abs() < SLACK * settings.min_p {
+                return None;
+            }
+            if weight < settings.min_p {
+                is_complete = true;
+                break;
+            }
+        }
+        kept += weight;
+        n_kept += 1;
+    }
+    let whole = match is_complete {
+        true => kept,
+        false if settings.top_p < 1.0 || settings.min_p > 0.0 => return None,
+        false => total,
+    };
+    let target = uniform * whole;
+    let mut sum = 0.0;
+    for (weight, (id, _)) in weights[..n_kept].iter().zip(&top.candidates) {
+        sum += weight;
+        if (sum - target).abs() < slack * whole {
+            return None;
+        }
+        if sum > target {
+            return Some(*id);
+        }
+    }
+    None
+}
+
+/// Where decoding on the device stands between two steps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecodeStep {
+    /// 1, or 0 once the reply is over.
+    pub n_tokens: u32,
+    pub n_past: u32,
+    pub n_groups: u32,
+    /// The next one to be fed.
+    pub token: u32,
+}
+
+/// Ends a step for which `chosen` was found; what it notes for the host.
+pub fn next_step(step: &mut DecodeStep, chosen: u32, stop_ids: &[u32]) -> u32 {
+    if step.n_tokens == 0 {
+        return EMPTY_STEP;
+    }
+    step.n_past += 1;
+    if chosen != UNDECIDED {
+        step.token = chosen;
+    }
+    if chosen == UNDECIDED || stop_ids.contains(&chosen) {
+        step.n_tokens = 0;
+        step.n_groups = 0;
+    }
+    chosen
 }

@@ -1,5 +1,6 @@
 //! One turn: ingest the prompt, decode the reply, ingest what closes it.
 
+use super::ahead::Ahead;
 use super::guide::Guide;
 use super::history::check_prompt;
 use super::reply::Reply;
@@ -78,12 +79,14 @@ pub struct Turn {
 }
 
 /// What goes on from token to token.
-struct Decoding {
-    sampler: Sampler,
+pub(super) struct State {
+    pub sampler: Sampler,
     /// Holds the reply to a constraint.
-    guide: Option<Guide>,
+    pub guide: Option<Guide>,
     /// Message and sentence id of the reply's tokens.
-    next_ids: Option<(i64, i64)>,
+    pub next_ids: Option<(i64, i64)>,
+    /// Tokens that the engine chose by itself.
+    pub ahead: Ahead,
 }
 
 impl Session {
@@ -189,7 +192,8 @@ impl Session {
             on_piece,
             is_cancelled: false,
         };
-        let mut state = Decoding { sampler, guide, next_ids };
+        let ahead = Ahead::new(&options.sampling, guide.is_some());
+        let mut state = State { sampler, guide, next_ids, ahead };
         self.decode(first, &mut state, options, write_enabled, &mut reply).await?;
         let decode_time = begin.elapsed();
 
@@ -252,7 +256,7 @@ impl Session {
     async fn decode(
         &mut self,
         first: u32,
-        state: &mut Decoding,
+        state: &mut State,
         options: &TurnOptions,
         write_enabled: bool,
         reply: &mut Reply<'_>,
@@ -286,31 +290,56 @@ impl Session {
             reply.generated_ids.push(next);
             let is_complete = state.guide.as_ref().is_some_and(Guide::is_complete);
             let is_last = n + 1 == options.max_new_tokens || reply.is_cancelled || is_complete;
-            let penalised = penalised(&options.sampling, &self.talk.processed, Some(next));
-            let wanted = match is_last {
-                true => Wanted { gauges: options.gauges, ..Wanted::default() },
-                false => {
-                    let mask = state.guide.as_mut().map(Guide::mask).transpose()?;
-                    wanted(&state.sampler, options, &penalised, mask)
-                }
+            if is_last {
+                self.end_ahead(&mut state.ahead, 0)?;
+                let wanted = Wanted { gauges: options.gauges, ..Wanted::default() };
+                self.feed_next(next, state.next_ids, write_enabled, wanted).await?;
+                reply.stop_reason = match (reply.is_cancelled, is_complete) {
+                    (true, _) => StopReason::Cancelled,
+                    (false, true) => StopReason::EndOfSequence,
+                    (false, false) => StopReason::MaxTokens,
+                };
+                break;
+            }
+            // what may be fed before the loop would end
+            let room = window - CLOSING_TOKENS - self.talk.processed.len();
+            let at_most = room.min(options.max_new_tokens - 1 - n);
+            next = match self.next_ahead(next, state, options, write_enabled, at_most).await? {
+                Some(token) => token,
+                None => self.choose_next(next, state, options, write_enabled).await?,
             };
-            let ids = state.next_ids.map(|(message, sentence)| ([message], [sentence]));
-            let ids = ids.as_ref().map(|(message, sentence)| (&message[..], &sentence[..]));
-            let outputs = self.feed(&[next], ids, write_enabled, wanted).await?;
-            if reply.is_cancelled {
-                reply.stop_reason = StopReason::Cancelled;
-                break;
-            }
-            if is_complete {
-                reply.stop_reason = StopReason::EndOfSequence;
-                break;
-            }
-            if !is_last {
-                next = self.pick(&mut state.sampler, &outputs).await?;
-            }
         }
+        self.end_decoding(state, options, write_enabled).await?;
         reply.finish(&decoder.finish());
         Ok(())
+    }
+
+    /// Feeds a token and picks the next from its logits.
+    async fn choose_next(
+        &mut self,
+        token: u32,
+        state: &mut State,
+        options: &TurnOptions,
+        write_enabled: bool,
+    ) -> Result<u32> {
+        let penalised = penalised(&options.sampling, &self.talk.processed, Some(token));
+        let mask = state.guide.as_mut().map(Guide::mask).transpose()?;
+        let wanted = wanted(&state.sampler, options, &penalised, mask);
+        let outputs = self.feed_next(token, state.next_ids, write_enabled, wanted).await?;
+        self.pick(&mut state.sampler, &outputs).await
+    }
+
+    /// Feeds one token of a reply.
+    pub(super) async fn feed_next(
+        &mut self,
+        token: u32,
+        ids: Option<(i64, i64)>,
+        write_enabled: bool,
+        wanted: Wanted<'_>,
+    ) -> Result<Outputs> {
+        let ids = ids.map(|(message, sentence)| ([message], [sentence]));
+        let ids = ids.as_ref().map(|(message, sentence)| (&message[..], &sentence[..]));
+        self.feed(&[token], ids, write_enabled, wanted).await
     }
 
     /// The tokens that end the reply, as the history will render them.
@@ -361,7 +390,11 @@ fn wanted<'a>(
 }
 
 /// Distinct tokens of the context and of the one about to be fed, if they are penalised at all.
-fn penalised(sampling: &SamplingOptions, context: &[u32], next: Option<u32>) -> Vec<u32> {
+pub(super) fn penalised(
+    sampling: &SamplingOptions,
+    context: &[u32],
+    next: Option<u32>,
+) -> Vec<u32> {
     if sampling.repetition_penalty == 1.0 {
         return Vec::new();
     }

@@ -150,12 +150,18 @@ impl Session {
             write_enabled,
         };
         let outputs = self.model.engine.forward(&call, wanted).await?;
+        self.book(&call);
+        Ok(outputs)
+    }
+
+    /// The books of a call that was made.
+    pub(super) fn book(&mut self, call: &Call<'_>) {
         let talk = &mut self.talk;
-        talk.processed.extend_from_slice(tokens);
-        talk.written.resize(talk.processed.len(), write_enabled);
-        let n_tokens = tokens.len() as u64;
+        talk.processed.extend_from_slice(call.tokens);
+        talk.written.resize(talk.processed.len(), call.write_enabled);
+        let n_tokens = call.tokens.len() as u64;
         talk.counters.tokens_seen += n_tokens;
-        match WritePlan::new(self.model.engine.delta_config(), &call) {
+        match WritePlan::new(self.model.engine.delta_config(), call) {
             WritePlan::ReadOnly => {}
             WritePlan::PerToken => {
                 talk.counters.tokens_written += n_tokens;
@@ -166,7 +172,6 @@ impl Session {
                 talk.counters.writes += n_groups as u64;
             }
         }
-        Ok(outputs)
     }
 
     /// The history differs from what was processed after `common` tokens.

@@ -8,6 +8,7 @@ mod common;
 mod attention;
 mod backbone;
 mod bench;
+mod decoding;
 mod linear;
 mod memory;
 mod sampling;

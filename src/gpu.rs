@@ -1,6 +1,10 @@
 //! The device: which adapter, what it can do, buffers and read-back. Owns the device *tier* (what
 //! kernels may use) and turns wgpu's failures into typed errors; knows nothing of models.
 
+mod instruments;
+
+pub use instruments::{Counters, Device, Instruments, KernelTime, Queue};
+
 use crate::error::{Error, Result};
 use futures_channel::oneshot;
 use std::pin::Pin;
@@ -45,8 +49,8 @@ impl Tier {
 /// An open device; clones share it.
 #[derive(Debug, Clone)]
 pub struct Gpu {
-    pub device: wgpu::Device,
-    pub queue: wgpu::Queue,
+    pub device: Device,
+    pub queue: Queue,
     pub info: wgpu::AdapterInfo,
     pub tier: Tier,
     health: Arc<Health>,
@@ -158,9 +162,12 @@ impl Gpu {
                 });
             }
         });
+        #[cfg(target_arch = "wasm32")]
+        let owner = std::rc::Rc::new(Owner(device.clone()));
+        let (device, queue) = instruments::counting(device, queue);
         Ok(Gpu {
             #[cfg(target_arch = "wasm32")]
-            _owner: std::rc::Rc::new(Owner(device.clone())),
+            _owner: owner,
             device,
             queue,
             info,
@@ -305,6 +312,7 @@ impl Gpu {
         }
         let staging = self.take_staging(n_bytes).await?;
         encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, n_bytes);
+        self.device.instruments().read_back(n_bytes);
         self.queue.submit([encoder.finish()]);
         let (sender, receiver) = oneshot::channel();
         staging.map_async(wgpu::MapMode::Read, ..n_bytes, move |result| {
@@ -389,14 +397,19 @@ pub async fn adapters() -> Vec<wgpu::Adapter> {
 /// Optional features and limits to ask an adapter for.
 fn wanted(adapter: &wgpu::Adapter, options: &GpuOptions) -> (wgpu::Features, wgpu::Limits) {
     let optional = wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16;
+    // changes nothing for kernels, so that the base tier can be measured too
+    let timing = match adapter.features().contains(instruments::TIMING) {
+        true => instruments::TIMING,
+        false => wgpu::Features::empty(),
+    };
     let mut limits = wgpu::Limits::defaults();
     if options.base_tier {
-        return (wgpu::Features::empty(), limits);
+        return (timing, limits);
     }
     let have = adapter.limits();
     limits.max_storage_buffer_binding_size = have.max_storage_buffer_binding_size;
     limits.max_buffer_size = have.max_buffer_size;
-    (adapter.features() & optional, limits)
+    (adapter.features() & optional | timing, limits)
 }
 
 fn tier(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::Limits) -> Tier {

@@ -37,10 +37,11 @@ pub use silu_mul::{SiluMulParams, silu_mul};
 pub use top_k::{TopKParams, top_k};
 
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Instruments};
 use crate::shader::{self, Storage, Variant};
 use bytemuck::{Pod, Zeroable};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Declares the `#[repr(C)]` mirror of a shader's `Params`; all fields are 4 bytes, so offsets
 /// follow from the order, which `tests/shaders.rs` compares with the WGSL.
@@ -148,9 +149,11 @@ pub const ELEMENTWISE: u32 = 64;
 /// One recorded-to-be dispatch: pipeline, bindings and size.
 #[derive(Debug)]
 pub struct Op {
+    kernel: &'static str,
     pipeline: wgpu::ComputePipeline,
     bind_group: wgpu::BindGroup,
     grid: Grid,
+    instruments: Arc<Instruments>,
 }
 
 impl Op {
@@ -160,7 +163,7 @@ impl Op {
         if x > 0 && y > 0 {
             pass.set_pipeline(&self.pipeline);
             pass.set_bind_group(0, &self.bind_group, &[]);
-            pass.dispatch_workgroups(x, y, 1);
+            self.instruments.dispatch(self.kernel, pass, |pass| pass.dispatch_workgroups(x, y, 1));
         }
     }
 }
@@ -243,7 +246,8 @@ impl Kernels {
             layout: &pipeline.get_bind_group_layout(0),
             entries: &entries,
         });
-        Ok(Op { pipeline, bind_group, grid })
+        let instruments = gpu.device.instruments().clone();
+        Ok(Op { kernel: spec.name, pipeline, bind_group, grid, instruments })
     }
 
     async fn pipeline(

@@ -179,7 +179,7 @@ fn verdict(fit: Fit, is_host: bool) -> (Option<bool>, String) {
 }
 
 /// Bytes of main memory that programs can still have, if the system says.
-fn host_memory() -> Option<u64> {
+pub fn host_memory() -> Option<u64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)

@@ -159,6 +159,12 @@ impl Model {
         self.n_past = self.n_past.min(n);
     }
 
+    /// Takes it that the KV cache holds `n` tokens; see [`crate::engine::Engine::assume_context`].
+    pub(crate) fn assume_past(&mut self, n: usize) {
+        assert!(n <= self.context_window, "{n} tokens in a window of {}", self.context_window);
+        self.n_past = n;
+    }
+
     /// One call (SPEC.md section 3). Long calls are cut into chunks, which changes no result.
     ///
     /// # Errors

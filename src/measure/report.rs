@@ -179,7 +179,9 @@ impl Memory {
             limit,
             is_met: bytes <= limit,
         };
-        let host = self.host_peak.map(|peak| {
+        // beside a small model, the process itself is more than a tenth
+        let is_large = self.host_before_load.is_some_and(|before| before < base / 10);
+        let host = self.host_peak.filter(|_| is_large).map(|peak| {
             check("host memory at its peak: weights + KV + 10 %", peak, base + base / 10)
         });
         let device = self

@@ -10,4 +10,5 @@ mod backbone;
 mod bench;
 mod linear;
 mod memory;
+mod roofline;
 mod sampling;

@@ -123,6 +123,22 @@ impl Engine {
         }
     }
 
+    /// Takes it that there are `n` tokens in the KV cache, whatever it holds: a measurement's context,
+    /// without the time that reading it would take. False, and nothing is done, on the CPU twin, whose
+    /// cache grows as it is filled.
+    ///
+    /// # Panics
+    /// If the window is smaller.
+    pub fn assume_context(&mut self, n: usize) -> bool {
+        match self {
+            Engine::Gpu(model) => {
+                model.assume_past(n);
+                true
+            }
+            Engine::Cpu(_) => false,
+        }
+    }
+
     /// The memory as it is now.
     ///
     /// # Errors

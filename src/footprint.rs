@@ -102,7 +102,7 @@ impl Footprint {
 }
 
 /// Values and scales of a matrix.
-fn matrix_bytes(storage: Storage, rows: usize, k: usize) -> [u64; 2] {
+pub(crate) fn matrix_bytes(storage: Storage, rows: usize, k: usize) -> [u64; 2] {
     let (values, scales) = row_bytes(storage, k);
     [rows as u64 * values as u64, rows as u64 * scales as u64]
 }

@@ -1,10 +1,13 @@
 //! The device: which adapter, what it can do, buffers and read-back. Owns the device *tier* (what
 //! kernels may use) and turns wgpu's failures into typed errors; knows nothing of models.
 
+mod instruments;
+
+pub use instruments::{Counters, Device, Instruments, KernelTime, Queue};
+
 use crate::error::{Error, Result};
 use futures_channel::oneshot;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
@@ -48,8 +51,8 @@ impl Tier {
 /// An open device; clones share it.
 #[derive(Debug, Clone)]
 pub struct Gpu {
-    pub device: wgpu::Device,
-    pub queue: wgpu::Queue,
+    pub device: Device,
+    pub queue: Queue,
     pub info: wgpu::AdapterInfo,
     pub tier: Tier,
     health: Arc<Health>,
@@ -57,45 +60,6 @@ pub struct Gpu {
     _owner: std::rc::Rc<Owner>,
     /// Buffers for reading back that nobody reads from.
     staging: Arc<Mutex<Vec<wgpu::Buffer>>>,
-    pub(crate) counts: Arc<Counts>,
-}
-
-/// What was asked of a device since it was opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
-pub struct Counters {
-    /// Submissions to the queue.
-    pub submits: u64,
-    /// Dispatches recorded.
-    pub dispatches: u64,
-    /// Bind groups made.
-    pub bind_groups: u64,
-    /// Buffers made, those for reading back included.
-    pub buffers: u64,
-    /// Bytes read back.
-    pub read_bytes: u64,
-    /// Bytes uploaded, weights included.
-    pub written_bytes: u64,
-}
-
-/// Counts up to [`Counters`].
-#[derive(Debug, Default)]
-pub(crate) struct Counts {
-    submits: AtomicU64,
-    dispatches: AtomicU64,
-    bind_groups: AtomicU64,
-    buffers: AtomicU64,
-    read_bytes: AtomicU64,
-    written_bytes: AtomicU64,
-}
-
-impl Counts {
-    pub fn dispatch(&self) {
-        self.dispatches.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub fn bind_group(&self) {
-        self.bind_groups.fetch_add(1, Ordering::Relaxed);
-    }
 }
 
 /// Ends the device with the last clone: browsers would free GPU memory only when their collector
@@ -211,42 +175,19 @@ impl Gpu {
                 });
             }
         });
+        #[cfg(target_arch = "wasm32")]
+        let owner = std::rc::Rc::new(Owner(device.clone()));
+        let (device, queue) = instruments::counting(device, queue);
         Ok(Gpu {
             #[cfg(target_arch = "wasm32")]
-            _owner: std::rc::Rc::new(Owner(device.clone())),
+            _owner: owner,
             device,
             queue,
             info,
             tier,
             health,
             staging: Arc::default(),
-            counts: Arc::default(),
         })
-    }
-
-    /// What was asked of the device so far, by all that share it.
-    pub fn counters(&self) -> Counters {
-        let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        Counters {
-            submits: get(&self.counts.submits),
-            dispatches: get(&self.counts.dispatches),
-            bind_groups: get(&self.counts.bind_groups),
-            buffers: get(&self.counts.buffers),
-            read_bytes: get(&self.counts.read_bytes),
-            written_bytes: get(&self.counts.written_bytes),
-        }
-    }
-
-    /// Uploads bytes into a buffer, before what is submitted next.
-    pub fn write(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) {
-        self.counts.written_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        self.queue.write_buffer(buffer, offset, bytes);
-    }
-
-    /// Submits what was recorded.
-    pub fn submit(&self, encoder: wgpu::CommandEncoder) -> wgpu::SubmissionIndex {
-        self.counts.submits.fetch_add(1, Ordering::Relaxed);
-        self.queue.submit([encoder.finish()])
     }
 
     /// What kernels may use on the adapter that these options choose, without opening a device.
@@ -323,7 +264,6 @@ impl Gpu {
                 advice: "try a smaller --context, --kv f16 or smaller --weights",
             });
         }
-        self.counts.buffers.fetch_add(1, Ordering::Relaxed);
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some(label),
@@ -380,7 +320,7 @@ impl Gpu {
         n_bytes: u64,
     ) -> Result<Vec<u8>> {
         if n_bytes == 0 {
-            self.submit(encoder);
+            self.queue.submit([encoder.finish()]);
             return Ok(Vec::new());
         }
         let pending = self.submit_to_read(encoder, buffer, offset, n_bytes).await?;
@@ -401,7 +341,8 @@ impl Gpu {
     ) -> Result<PendingRead> {
         let staging = self.take_staging(n_bytes).await?;
         encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, n_bytes);
-        let submission = self.submit(encoder);
+        self.device.instruments().read_back(n_bytes);
+        let submission = self.queue.submit([encoder.finish()]);
         let (sender, done) = oneshot::channel();
         staging.map_async(wgpu::MapMode::Read, ..n_bytes, move |result| {
             // the receiver is gone if the caller gave up; nothing to tell then
@@ -435,7 +376,6 @@ impl Gpu {
         drop(view);
         staging.unmap();
         self.keep_staging(staging);
-        self.counts.read_bytes.fetch_add(n_bytes, Ordering::Relaxed);
         Ok(bytes)
     }
 
@@ -470,7 +410,6 @@ impl Gpu {
     /// # Errors
     /// As [`Gpu::wait`] and [`Gpu::check`].
     pub async fn finished(&self) -> Result<()> {
-        self.counts.submits.fetch_add(1, Ordering::Relaxed);
         self.queue.submit([]);
         let (sender, receiver) = oneshot::channel();
         self.queue.on_submitted_work_done(move || {
@@ -508,14 +447,19 @@ pub async fn adapters() -> Vec<wgpu::Adapter> {
 /// Optional features and limits to ask an adapter for.
 fn wanted(adapter: &wgpu::Adapter, options: &GpuOptions) -> (wgpu::Features, wgpu::Limits) {
     let optional = wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16;
+    // changes nothing for kernels, so that the base tier can be measured too
+    let timing = match adapter.features().contains(instruments::TIMING) {
+        true => instruments::TIMING,
+        false => wgpu::Features::empty(),
+    };
     let mut limits = wgpu::Limits::defaults();
     if options.base_tier {
-        return (wgpu::Features::empty(), limits);
+        return (timing, limits);
     }
     let have = adapter.limits();
     limits.max_storage_buffer_binding_size = have.max_storage_buffer_binding_size;
     limits.max_buffer_size = have.max_buffer_size;
-    (adapter.features() & optional, limits)
+    (adapter.features() & optional | timing, limits)
 }
 
 fn tier(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::Limits) -> Tier {

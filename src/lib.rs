@@ -15,6 +15,7 @@ pub mod kernels;
 pub mod kv_cache;
 pub mod loaded;
 pub mod matrix;
+pub mod measure;
 pub mod memory;
 pub mod memory_file;
 pub mod model;

@@ -143,7 +143,7 @@ impl<'a> Uploader<'a> {
             let write = |buffer: &wgpu::Buffer, bytes: &[u8], row_bytes: usize| {
                 let offset = ((from - part.row_start) * row_bytes) as u64;
                 let bytes = &bytes[(from - row_start) * row_bytes..(to - row_start) * row_bytes];
-                self.gpu.write(buffer, offset, bytes);
+                self.gpu.queue.write_buffer(buffer, offset, bytes);
             };
             write(&part.values, values, value_bytes);
             if let Some(buffer) = &part.scales {

@@ -281,28 +281,148 @@ fn doctor_answers_without_a_gpu() {
     let smollm3 = models.iter().find(|m| m["model"] == "SmolLM3-3B" && m["weights"] == "q4");
     let weights = smollm3.expect("it is listed")["weights_bytes"].as_u64().expect("a number");
     assert!((1_600_000_000..1_800_000_000).contains(&weights), "{weights}");
+    for (name, n) in [("SmolLM3-3B", 3_539_232), ("Qwen3-4B-Instruct", 4_866_336)] {
+        let model = models.iter().find(|m| m["model"] == name).expect("it is listed");
+        assert_eq!(model["adapter_trainable_parameters"], n, "{name}");
+    }
     assert_eq!(report["memories"]["stored"], 0);
     assert!(!home.path("data").exists(), "looking made the folder");
     home.run(&["doctor", "--cpu"]).ok().out_has("Qwen3-4B-Instruct");
 }
 
+/// What `bench --json` says of one list: (length, write mode) of each entry.
+fn measured(report: &Value, list: &str, size: &str) -> Vec<(u64, String)> {
+    let entries = report[list].as_array().expect("a list");
+    let entry = |entry: &Value| {
+        assert!(entry["tok_s"].as_f64() > Some(0.0), "{entry}");
+        let mode = entry["delta"].as_str().expect("a mode");
+        assert_eq!(entry["ratio_to_off"].is_number(), mode != "off", "{entry}");
+        (entry[size].as_u64().expect("a number"), mode.to_string())
+    };
+    entries.iter().map(entry).collect()
+}
+
 #[test]
-fn bench_measures_with_and_without_memory() {
-    let arguments =
-        ["bench", "--cpu", "--json", "--lengths", "4,9", "--decode", "2", "--runs", "1"];
+fn bench_measures_every_write_mode() {
+    let arguments = [
+        "bench",
+        "--cpu",
+        "--json",
+        "--prefill",
+        "4,9,99999",
+        "--contexts",
+        "8",
+        "--decode",
+        "2",
+        "--runs",
+        "2",
+    ];
     let report = Home::new().run(&arguments).ok().json();
-    let results = report["results"].as_array().expect("a list");
-    let with_memory: Vec<_> = results.iter().map(|r| r["delta_mem"].clone()).collect();
-    assert_eq!(with_memory, [true, false]);
-    for result in results {
-        let lengths = result["lengths"].as_array().expect("a list");
-        assert_eq!(lengths.len(), 2);
-        for length in lengths {
-            assert!(length["prefill_tokens_per_second"].as_f64() > Some(0.0), "{length}");
-            assert!(length["decode_tokens_per_second"].as_f64() > Some(0.0), "{length}");
-        }
-    }
+    let modes = ["off", "tsw", "msw", "ssw"];
+    let all = |sizes: &[u64]| -> Vec<(u64, String)> {
+        sizes.iter().flat_map(|&n| modes.map(|mode| (n, mode.to_string()))).collect()
+    };
+    assert_eq!(measured(&report, "prefill", "tokens"), all(&[4, 9]));
+    assert_eq!(measured(&report, "decode", "context"), all(&[8]));
     assert_eq!(report["adapter"], "cpu");
+    assert_eq!(report["given_adapter"], "msw");
+    let first = &report["first_token"];
+    assert!(first["cold_seconds"].as_f64() > first["warm_seconds"].as_f64(), "{first}");
+    // the twin has no limits, and asks nothing of a device
+    assert!(report["limits"].is_null() && report["per_token"].is_null());
+    assert_eq!(report["left_out"][0]["what"], "prefill of 99999");
+    // the table has the same
+    let arguments =
+        ["bench", "--cpu", "--prefill", "4", "--contexts", "0", "--decode", "1", "--delta", "off"];
+    let run = Home::new().run(&arguments).ok();
+    run.out_has("prefill  4");
+    run.out_has("decode   1 at 0");
+    Home::new().run(&["bench", "--delta", "on"]).expect(2);
+}
+
+#[test]
+fn bench_knows_the_limits_of_a_gpu_and_what_a_token_asks_of_it() {
+    let Some(_) = common::gpu(false) else { return };
+    let arguments = [
+        "bench",
+        "--json",
+        "--prefill",
+        "8",
+        "--contexts",
+        "8,64",
+        "--decode",
+        "2",
+        "--runs",
+        "2",
+        "--delta",
+        "off,tsw",
+        "--budget",
+        "30",
+    ];
+    let report = Home::noisy().run(&arguments).ok().json();
+    let expected = [(8, "off"), (8, "tsw")].map(|(n, mode)| (n, mode.to_string()));
+    assert_eq!(measured(&report, "prefill", "tokens"), expected);
+    let limits = &report["limits"];
+    for key in ["read_bytes_per_second", "f32_operations_per_second"] {
+        assert!(limits[key].as_f64() > Some(1e6), "{limits}");
+    }
+    for entry in report["decode"].as_array().expect("a list") {
+        // other tests run beside this one: no more than that it is a share
+        let fraction = entry["fraction_of_limit"].as_f64().expect("a share");
+        assert!(fraction > 0.0 && fraction < 2.0, "{entry}");
+    }
+    let each = &report["per_token"];
+    assert_eq!(each["delta"], "tsw");
+    assert!(each["dispatches"].as_f64() > Some(10.0), "{each}");
+    assert!(each["submits"].as_f64() > Some(0.0), "{each}");
+    assert_eq!(each["bind_groups_created"], 0.0, "{each}");
+    assert_eq!(each["buffers_created"], 0.0, "{each}");
+    let memory = &report["memory_bytes"];
+    assert!(memory["weights"].as_u64() > Some(0) && memory["kv"].as_u64() > Some(0), "{memory}");
+    for kernel in report["kernels"].as_array().expect("a list") {
+        assert!(kernel["count"].as_u64() > Some(0), "{kernel}");
+    }
+}
+
+#[test]
+fn bench_makes_a_model_up_once() {
+    let home = Home::new();
+    let config = home.path("config.json");
+    let json = r#"{"model_type": "smollm3", "hidden_size": 256, "intermediate_size": 256,
+        "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
+        "vocab_size": 512, "rms_norm_eps": 1e-6, "rope_theta": 5e6,
+        "max_position_embeddings": 64, "tie_word_embeddings": true}"#;
+    std::fs::write(&config, json).expect("a file");
+    let file = home.path("made-up.gguf");
+    let (config, path) = (config.to_str().expect("a name"), file.to_str().expect("a name"));
+    let arguments = [
+        "bench",
+        "--cpu",
+        "--json",
+        "--synth",
+        config,
+        "--out",
+        path,
+        "--prefill",
+        "4",
+        "--contexts",
+        "4",
+        "--decode",
+        "1",
+        "--runs",
+        "1",
+        "--delta",
+        "off",
+    ];
+    let report = home.run(&arguments).ok().json();
+    assert_eq!(report["weights"], "q4_k+q6_k");
+    let written = std::fs::metadata(&file).and_then(|m| m.modified()).expect("the file");
+    home.run(&arguments).ok();
+    assert_eq!(std::fs::metadata(&file).and_then(|m| m.modified()).ok(), Some(written));
+    // something else of that name is left alone
+    std::fs::write(&file, "mine").expect("a file");
+    home.run(&arguments).expect(2).err_has("another file");
+    assert_eq!(std::fs::read(&file).expect("a file"), b"mine");
 }
 
 #[test]
@@ -328,6 +448,7 @@ fn a_memory_is_exported_and_imported_byte_for_byte() {
     let shown = home.run(&["memory", "show", file, "--json"]).ok().json();
     assert_eq!(shown["counters"]["turns"], 1);
     assert!(shown["norm"].as_f64() > Some(0.0));
+    assert!(shown["adapter_trainable_parameters"].as_u64() > Some(0), "{shown}");
     home.run(&["memory", "show", "b"]).ok().out_has("layer   3");
     let list = home.run(&["memory", "list", "--json"]).ok().json();
     let profiles: Vec<_> =

@@ -419,10 +419,10 @@ fn a_token_takes_few_submits_and_makes_nothing() {
         let a_token = |count: u64| count as f64 / n as f64;
         assert!(a_token(after.submits - before.submits) <= 0.25, "{before:?} {after:?}");
         assert!(after.dispatches > before.dispatches);
-        assert_eq!(after.bind_groups, before.bind_groups);
-        assert_eq!(after.buffers, before.buffers);
-        assert!(a_token(after.read_bytes - before.read_bytes) <= 64.0, "{before:?} {after:?}");
-        assert!(a_token(after.written_bytes - before.written_bytes) <= 16.0);
+        assert_eq!(after.bind_groups_created, before.bind_groups_created);
+        assert_eq!(after.buffers_created, before.buffers_created);
+        assert!(a_token(after.bytes_read_back - before.bytes_read_back) <= 64.0, "{before:?} {after:?}");
+        assert!(a_token(after.bytes_uploaded - before.bytes_uploaded) <= 16.0);
         engine.end_decoding(n_tokens).expect("an end");
     }
     assert!(BATCH_TIME < LONG);

@@ -232,6 +232,25 @@ fn every_shader_can_be_written_for_metal() {
     assert!(written.len() > 60, "only {} distinct shaders were written", written.len());
 }
 
+/// Those that measure an adapter are no part of a forward pass and have no twin: they check their own
+/// results whenever they run.
+#[test]
+fn the_roofline_shaders_are_valid_and_can_be_written_for_metal() {
+    use naga::back::msl;
+    let sources = deltamem::measure::roofline::sources();
+    for (name, source) in &sources {
+        let (module, info) = validated(source).unwrap_or_else(|e| panic!("{name}:\n{e}"));
+        let size = module.entry_points[0].workgroup_size;
+        assert!(size.iter().product::<u32>() <= 256, "{name}: {size:?}");
+        let expected = BTreeSet::from([(2, "read"), (10, "read_write")]);
+        assert_eq!(bindings(&module), expected, "{name}");
+        let options = msl::Options { lang_version: (2, 4), ..msl::Options::default() };
+        msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+    assert_eq!(sources.len(), 12);
+}
+
 #[test]
 fn every_shader_file_has_a_host_entry_and_a_header() {
     let specs: Vec<_> = SPECS.iter().map(|s| s.name).collect();

@@ -64,7 +64,7 @@ pub struct SynthCommand {
 }
 
 /// A type by its name; that of the mix that it stands for is understood too.
-fn type_of(name: &str) -> Result<GgmlType, String> {
+pub fn type_of(name: &str) -> Result<GgmlType, String> {
     let plain = name.to_lowercase();
     let plain = plain.strip_suffix("_k_m").map_or(plain.clone(), |bits| format!("{bits}_k"));
     GgmlType::from_name(&plain).ok_or_else(|| "there is no such type".into())
@@ -92,23 +92,26 @@ pub fn convert(command: &ConvertCommand) -> Result<ExitCode> {
     report(&conversion, Some(&errors), begin, &command.out, command.file.json)
 }
 
+/// The name and the `config.json` of a known model's name or a path; `option` is what it was given to.
+pub fn config_of(option: &str, wanted: &str) -> Result<(String, Vec<u8>)> {
+    if let Some(known) = known_config(wanted) {
+        return Ok((wanted.into(), known.to_vec()));
+    }
+    if !wanted.ends_with(".json") {
+        let names = known_names().join(", ");
+        let reason = format!("{option} is {names} or the path of a config.json");
+        return Err(Usage(reason).into());
+    }
+    let path = Path::new(wanted);
+    let name = path.parent().and_then(Path::file_name).unwrap_or(path.as_os_str());
+    let config = read_bounded(path, MAX_CONFIG_BYTES as u64)?;
+    Ok((name.to_string_lossy().into_owned(), config))
+}
+
 /// Runs `deltamem synth`.
 pub fn synth(command: &SynthCommand) -> Result<ExitCode> {
     command.file.check(&command.out)?;
-    let (name, config) = match known_config(&command.config) {
-        Some(known) => (command.config.clone(), known.to_vec()),
-        None if command.config.ends_with(".json") => {
-            let path = Path::new(&command.config);
-            let name = path.parent().and_then(Path::file_name).unwrap_or(path.as_os_str());
-            let config = read_bounded(path, MAX_CONFIG_BYTES as u64)?;
-            (name.to_string_lossy().into_owned(), config)
-        }
-        None => {
-            let names = known_names().join(", ");
-            let reason = format!("--config is {names} or the path of a config.json");
-            return Err(Usage(reason).into());
-        }
-    };
+    let (name, config) = config_of("--config", &command.config)?;
     let synthesis = Synthesis::new(&name, &config, &command.file.options(), command.seed)?;
     tell_notes(synthesis.conversion());
     let begin = Instant::now();

@@ -2,7 +2,7 @@
 //! never fails for want of an adapter, since that is one of the answers.
 
 use super::options::{DeviceOptions, ModelOptions, Weights};
-use super::output::{bytes, printable, put, table};
+use super::output::{bytes, count, printable, put, table};
 use anyhow::Result;
 use clap::Args;
 use deltamem::config::{DeltaConfig, ModelConfig};
@@ -98,7 +98,9 @@ fn models(
         let layout = layout(&folder.config, Storage::F16);
         let tensors = folder.tensors.as_ref();
         let print = Footprint::of_source(&folder.config, delta.as_ref(), &layout, tensors)?;
-        let model = Model { name: &folder.name, config: &folder.config, weights: &as_stored };
+        let n_trainable = trainable(delta.as_ref(), &folder.config)?;
+        let (name, config, weights) = (&folder.name, &folder.config, &as_stored);
+        let model = Model { name, config, weights, n_trainable };
         models.push(model_json(&model, &layout, &print, tier, host_bytes));
     }
     let wanted = [
@@ -110,7 +112,8 @@ fn models(
         for weights in Weights::ALL.into_iter().filter(|&w| w != Weights::F32) {
             let layout = layout(config, weights.storage());
             let print = Footprint::new(config, delta.as_ref(), &layout)?;
-            let model = Model { name, config, weights: layout.weights.name() };
+            let n_trainable = trainable(delta.as_ref(), config)?;
+            let model = Model { name, config, weights: layout.weights.name(), n_trainable };
             models.push(model_json(&model, &layout, &print, tier, host_bytes));
         }
     }
@@ -122,6 +125,12 @@ struct Model<'a> {
     name: &'a str,
     config: &'a ModelConfig,
     weights: &'a str,
+    /// Of its δ-mem, as the paper counts.
+    n_trainable: Option<u64>,
+}
+
+fn trainable(delta: Option<&DeltaConfig>, config: &ModelConfig) -> Result<Option<u64>> {
+    Ok(delta.map(|delta| delta.n_trainable(config)).transpose()?)
 }
 
 fn layout(config: &ModelConfig, weights: Storage) -> Layout {
@@ -151,6 +160,7 @@ fn model_json(
         "context": layout.context_window,
         "weights_bytes": print.weights,
         "adapter_bytes": print.adapter,
+        "adapter_trainable_parameters": model.n_trainable,
         "kv_bytes": print.kv,
         "state_bytes": print.state,
         "activation_bytes": print.activations,
@@ -179,7 +189,7 @@ fn verdict(fit: Fit, is_host: bool) -> (Option<bool>, String) {
 }
 
 /// Bytes of main memory that programs can still have, if the system says.
-fn host_memory() -> Option<u64> {
+pub fn host_memory() -> Option<u64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
@@ -241,8 +251,11 @@ fn print_report(report: &Value) -> Result<()> {
         put!("Main memory: {} free", bytes(free))?;
     }
 
-    put!("\nModels, with keys and values in f16")?;
-    let head = ["model", "weights", "context", "weights", "δ-mem", "KV", "state", "in all", "fits"];
+    put!("\nModels, with keys and values in f16; trained: parameters of δ-mem")?;
+    let head = [
+        "model", "weights", "context", "weights", "δ-mem", "trained", "KV", "state", "in all",
+        "fits",
+    ];
     let mut rows = vec![head.map(String::from).to_vec()];
     let mut cut = Vec::new();
     for model in list(&report["models"]) {
@@ -252,6 +265,7 @@ fn print_report(report: &Value) -> Result<()> {
             model["context"].to_string(),
             size(&model["weights_bytes"]),
             size(&model["adapter_bytes"]),
+            model["adapter_trainable_parameters"].as_u64().map_or("-".into(), count),
             size(&model["kv_bytes"]),
             size(&model["state_bytes"]),
             size(&model["total_bytes"]),

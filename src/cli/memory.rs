@@ -4,7 +4,7 @@
 use super::Usage;
 use super::keeper::forget_history;
 use super::options::ModelOptions;
-use super::output::{bar, bytes, note, printable, put, table, time};
+use super::output::{bar, bytes, count, note, printable, put, table, time};
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use deltamem::Error;
@@ -205,12 +205,27 @@ fn list(as_json: bool) -> Result<()> {
 
 fn show(name: &str, model: &ModelOptions, as_json: bool) -> Result<()> {
     let file = resolve(name, model)?;
+    let n_trainable = n_trainable(&file, model);
     if as_json {
-        put!("{:#}", memory_json(&file))?;
+        let mut value = memory_json(&file);
+        value["adapter_trainable_parameters"] = json!(n_trainable);
+        put!("{value:#}")?;
         return Ok(());
     }
-    put!("{}\n{}", describe(&file.header), norm_chart(&file.state))?;
+    put!("{}", describe(&file.header))?;
+    if let Some(n) = n_trainable {
+        put!("trained     {} parameters of δ-mem", count(n))?;
+    }
+    put!("{}", norm_chart(&file.state))?;
     Ok(())
+}
+
+/// How many parameters the adapter has that the memory was made with; `None` if the given (or
+/// built-in) model has another, or none.
+fn n_trainable(file: &MemoryFile, model: &ModelOptions) -> Option<u64> {
+    let (folder, adapter) = model.open().ok()?;
+    let adapter = adapter.filter(|a| a.hash == file.header.identity.adapter_hash)?;
+    adapter.config.n_trainable(&folder.config).ok()
 }
 
 /// Everything about a memory except its states, with the norm of each.

@@ -51,6 +51,15 @@ pub fn bytes(n: u64) -> String {
     }
 }
 
+/// `4.87 M`
+pub fn count(n: u64) -> String {
+    match n as f64 {
+        n if n >= 1e9 => format!("{:.2} B", n / 1e9),
+        n if n >= 1e6 => format!("{:.2} M", n / 1e6),
+        _ => n.to_string(),
+    }
+}
+
 /// A bar of `width` columns for `value` of `largest`.
 pub fn bar(value: f64, largest: f64, width: usize) -> String {
     let parts = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'];
@@ -113,6 +122,12 @@ mod tests {
         assert_eq!(bytes(1023), "1023 B");
         assert_eq!(bytes(1536), "1.5 KiB");
         assert_eq!(bytes(3 << 30), "3.0 GiB");
+    }
+
+    #[test]
+    fn counts_are_short() {
+        let counts = [12, 4_866_336, 3_075_098_624].map(count);
+        assert_eq!(counts, ["12", "4.87 M", "3.08 B"]);
     }
 
     #[test]

@@ -291,6 +291,28 @@ impl DeltaConfig {
         }
         Ok(shapes)
     }
+
+    /// Parameters that training changes, as the paper counts them: the corrections of `delta_heads`
+    /// alone, although the files have those of all four, and λ's gate only where it has a say.
+    ///
+    /// # Errors
+    /// As [`DeltaConfig::wrapped_layers`].
+    pub fn n_trainable(&self, model: &ModelConfig) -> Result<u64> {
+        let heads = |head: DeltaHead| self.delta_heads.contains(&head);
+        let is_trained = |part: &str| match part {
+            "delta_q_proj" => heads(DeltaHead::Q),
+            "delta_k_proj" => heads(DeltaHead::K),
+            "delta_v_proj" => heads(DeltaHead::V),
+            "delta_o_proj" | "delta_o_rmsnorm_weight" => heads(DeltaHead::O),
+            "lambda_proj" | "lambda_bias" => self.uses_lambda(),
+            _ => true,
+        };
+        let shapes = self.tensor_shapes(model)?;
+        let trained = shapes
+            .iter()
+            .filter(|(name, _)| is_trained(name.rsplit('.').next().unwrap_or_default()));
+        Ok(trained.map(|(_, shape)| shape.iter().product::<usize>() as u64).sum())
+    }
 }
 
 /// `model.layers.{layer}.self_attn.{name}`, the name of an adapter tensor.

@@ -43,7 +43,7 @@ pub use silu_mul::{SiluMulParams, silu_mul};
 pub use top_k::{TopKParams, top_k};
 
 use crate::error::{Error, Result};
-use crate::gpu::{Counts, Gpu};
+use crate::gpu::{Gpu, Instruments};
 use crate::shader::{self, Storage, Variant};
 use bytemuck::{Pod, Zeroable};
 use std::collections::HashMap;
@@ -167,10 +167,11 @@ pub const SERIAL_WORKGROUP: u32 = 8;
 /// One recorded-to-be dispatch: pipeline, bindings and size.
 #[derive(Debug)]
 pub struct Op {
+    kernel: &'static str,
     pipeline: wgpu::ComputePipeline,
     bind_group: wgpu::BindGroup,
     grid: Grid,
-    counts: Arc<Counts>,
+    instruments: Arc<Instruments>,
 }
 
 impl Op {
@@ -180,8 +181,7 @@ impl Op {
         if x > 0 && y > 0 {
             pass.set_pipeline(&self.pipeline);
             pass.set_bind_group(0, &self.bind_group, &[]);
-            pass.dispatch_workgroups(x, y, 1);
-            self.counts.dispatch();
+            self.instruments.dispatch(self.kernel, pass, |pass| pass.dispatch_workgroups(x, y, 1));
         }
     }
 }
@@ -255,7 +255,7 @@ impl Kernels {
         if !spec.params.is_empty() {
             let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
             let buffer = gpu.buffer(spec.name, size_of::<P>() as u64, usage).await?;
-            gpu.write(&buffer, 0, bytemuck::bytes_of(params));
+            gpu.queue.write_buffer(&buffer, 0, bytemuck::bytes_of(params));
             bound.push((0, buffer));
         }
         if spec.uses_step {
@@ -274,8 +274,8 @@ impl Kernels {
             layout: &pipeline.get_bind_group_layout(0),
             entries: &entries,
         });
-        gpu.counts.bind_group();
-        Ok(Op { pipeline, bind_group, grid, counts: gpu.counts.clone() })
+        let instruments = gpu.device.instruments().clone();
+        Ok(Op { kernel: spec.name, pipeline, bind_group, grid, instruments })
     }
 
     async fn pipeline(

@@ -81,7 +81,7 @@ impl Buffers {
         let rope = RopeTable::of(config, context_window);
         let pairs = rope.cos.iter().zip(&rope.sin);
         let table: Vec<f32> = pairs.flat_map(|(&cos, &sin)| [cos, sin]).collect();
-        gpu.write(&rope_table, 0, bytemuck::cast_slice(&table));
+        gpu.queue.write_buffer(&rope_table, 0, bytemuck::cast_slice(&table));
         let qk_normed = if config.has_qk_norm() { t * qkv } else { 1 };
         Ok(Buffers {
             tokens: floats("tokens", t).await?,

@@ -143,7 +143,7 @@ impl DeviceLoop {
                 sampling.top_p.to_bits(),
                 sampling.min_p.to_bits(),
             ];
-            gpu.write(&b.top_k_settings, 0, bytemuck::cast_slice(&settings));
+            gpu.queue.write_buffer(&b.top_k_settings, 0, bytemuck::cast_slice(&settings));
         }
         if sampling.repetition_penalty != 1.0 && self.note_token.is_none() {
             let note = kernels::note_token(kernels, gpu, &b.tokens, &b.penalty_ids);
@@ -157,10 +157,10 @@ impl DeviceLoop {
                     *word |= 1 << (id % 32);
                 }
             }
-            gpu.write(&self.stops, 0, bytemuck::cast_slice(&bits));
+            gpu.queue.write_buffer(&self.stops, 0, bytemuck::cast_slice(&bits));
             self.stop_ids = decoding.stop_ids.to_vec();
         }
-        gpu.write(&self.progress, 0, bytemuck::cast_slice(&[0, self.n_slots as u32]));
+        gpu.queue.write_buffer(&self.progress, 0, bytemuck::cast_slice(&[0, self.n_slots as u32]));
         Ok(())
     }
 
@@ -271,7 +271,7 @@ impl Model {
             let ahead = first - run.n_fed;
             let uniforms: Vec<f32> =
                 (ahead..ahead + n_steps).map(|ahead| sampler.uniform(ahead) as f32).collect();
-            self.gpu.write(&device_loop.uniforms, 4 * slot as u64, bytemuck::cast_slice(&uniforms));
+            self.gpu.queue.write_buffer(&device_loop.uniforms, 4 * slot as u64, bytemuck::cast_slice(&uniforms));
         }
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         for index in first..first + n_steps {
@@ -386,7 +386,7 @@ impl Model {
             let from = (n_kept % device_loop.n_slots) as u64 * bytes;
             let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
             encoder.copy_buffer_to_buffer(history, from, &self.buffers.state, 0, bytes);
-            self.gpu.submit(encoder);
+            self.gpu.queue.submit([encoder.finish()]);
         }
         // else they are of a token that is taken back
         self.last_logits_row = (n_kept > 0 && n_back == 0).then_some(0);

@@ -166,6 +166,12 @@ impl Model {
         self.n_past = self.n_past.min(n);
     }
 
+    /// Takes it that the KV cache holds `n` tokens; see [`crate::engine::Engine::assume_context`].
+    pub(crate) fn assume_past(&mut self, n: usize) {
+        assert!(n <= self.context_window, "{n} tokens in a window of {}", self.context_window);
+        self.n_past = n;
+    }
+
     /// One call (SPEC.md section 3). Long calls are cut into chunks, which changes no result.
     ///
     /// # Errors
@@ -197,7 +203,7 @@ impl Model {
             self.upload_penalty(repetition);
         }
         if let Some(mask) = wanted.mask {
-            self.gpu.write(&self.buffers.mask, 0, bytemuck::cast_slice(mask));
+            self.gpu.queue.write_buffer(&self.buffers.mask, 0, bytemuck::cast_slice(mask));
         }
 
         let mut outputs = Outputs::default();
@@ -230,7 +236,7 @@ impl Model {
             let result = self.result_range(&wanted, step.n_tokens).filter(|_| is_wanted);
             match result {
                 None => {
-                    self.gpu.submit(encoder);
+                    self.gpu.queue.submit([encoder.finish()]);
                 }
                 Some((buffer, n_bytes)) => {
                     let read = self.gpu.submit_and_read(encoder, buffer, 0, n_bytes).await?;
@@ -287,7 +293,7 @@ impl Model {
         self.settle_decoding();
         if !memory.values.is_empty() {
             let bytes = bytemuck::cast_slice(&memory.values);
-            self.gpu.write(&self.buffers.state, 0, bytes);
+            self.gpu.queue.write_buffer(&self.buffers.state, 0, bytes);
         }
         Ok(())
     }
@@ -299,12 +305,12 @@ impl Model {
 
     fn upload_step(&self, step: &Step, tokens: &[u32], plan: &WritePlan) {
         let gpu = &self.gpu;
-        gpu.write(&self.kernels.step, 0, bytemuck::bytes_of(step));
-        gpu.write(&self.buffers.tokens, 0, bytemuck::cast_slice(tokens));
+        gpu.queue.write_buffer(&self.kernels.step, 0, bytemuck::bytes_of(step));
+        gpu.queue.write_buffer(&self.buffers.tokens, 0, bytemuck::cast_slice(tokens));
         if let WritePlan::Groups { group_of_token, weight, .. } = plan {
             let groups: Vec<u32> = group_of_token.iter().map(|g| g.unwrap_or(u32::MAX)).collect();
-            gpu.write(&self.buffers.group_of_token, 0, bytemuck::cast_slice(&groups));
-            gpu.write(&self.buffers.weight_of_token, 0, bytemuck::cast_slice(weight));
+            gpu.queue.write_buffer(&self.buffers.group_of_token, 0, bytemuck::cast_slice(&groups));
+            gpu.queue.write_buffer(&self.buffers.weight_of_token, 0, bytemuck::cast_slice(weight));
         }
     }
 
@@ -312,7 +318,7 @@ impl Model {
         let mut words = vec![repetition.ids.len() as u32, repetition.penalty.to_bits()];
         words.extend(repetition.ids);
         let bytes = bytemuck::cast_slice(&words);
-        self.gpu.write(&self.buffers.penalty_ids, 0, bytes);
+        self.gpu.queue.write_buffer(&self.buffers.penalty_ids, 0, bytes);
     }
 
     fn record_layers(
@@ -436,7 +442,7 @@ impl Model {
                     WantedLogits::TopK { k, .. } => {
                         let k = [k as u32];
                         let settings = &self.buffers.top_k_settings;
-                        self.gpu.write(settings, 0, bytemuck::cast_slice(&k));
+                        self.gpu.queue.write_buffer(settings, 0, bytemuck::cast_slice(&k));
                         self.head.top_k.record(&mut pass, step);
                     }
                     _ => {}

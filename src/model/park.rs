@@ -53,7 +53,7 @@ impl Model {
         if state_bytes > 0 {
             encoder.copy_buffer_to_buffer(&self.buffers.state, 0, &state.0, 0, state_bytes);
         }
-        self.gpu.submit(encoder);
+        self.gpu.queue.submit([encoder.finish()]);
         self.gpu.check()?;
         let (n_past, identity) = (self.n_past, self.identity.clone());
         Ok(ParkedContext { n_past, layers, state, identity })
@@ -82,7 +82,7 @@ impl Model {
         if state_bytes > 0 {
             encoder.copy_buffer_to_buffer(&parked.state.0, 0, &self.buffers.state, 0, state_bytes);
         }
-        self.gpu.submit(encoder);
+        self.gpu.queue.submit([encoder.finish()]);
         self.gpu.check()
     }
 

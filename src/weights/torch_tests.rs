@@ -135,10 +135,22 @@ fn integers(values: &[i64]) -> Vec<u8> {
 
 /// What `torch.save` writes for one tensor of storage `0`.
 fn tensor(class: &str, len: i64, offset: i64, shape: &[i64], stride: &[i64]) -> Vec<u8> {
+    tensor_in("0", class, len, offset, shape, stride)
+}
+
+/// The same for another storage.
+fn tensor_in(
+    key: &str,
+    class: &str,
+    len: i64,
+    offset: i64,
+    shape: &[i64],
+    stride: &[i64],
+) -> Vec<u8> {
     let id = tuple(&[
         text("storage"),
         format!("ctorch\n{class}\n").into_bytes(),
-        text("0"),
+        text(key),
         text("cpu"),
         integer(len),
     ]);
@@ -214,6 +226,66 @@ fn shared_storages_offsets_and_zip64_are_read() {
     assert_eq!(halves.read_all("h").unwrap(), [1.875]); // 0x3f80 as f16
     let brain = open(&dict(&[("h", tensor("BFloat16Storage", 12, 11, &[1], &[1]))])).unwrap();
     assert_eq!(brain.read_all("h").unwrap(), [1.0]);
+}
+
+/// The structure of the published adapter for Qwen3-4B, with made-up values.
+#[test]
+fn an_adapter_of_the_published_structure_goes_through_the_loader() {
+    use crate::config::{DeltaConfig, ModelConfig};
+    use crate::footprint::{Footprint, Layout, QWEN3_4B};
+    use crate::model_folder::Adapter;
+    use crate::shader::Storage;
+    use crate::weights::recipe::{Exceptions, RecipeSource};
+
+    let json = br#"{"rank": 8, "alpha": 16, "delta_heads": ["q", "o"],
+        "memory_write_granularity": "token", "num_state_heads": 1}"#;
+    let model = ModelConfig::from_json(QWEN3_4B, "config.json").unwrap();
+    let config = DeltaConfig::from_json(json, "delta_mem_config.json").unwrap();
+    let rounded = Exceptions { is_bf16: true, ..Exceptions::default() };
+    let made =
+        || RecipeSource::adapter(&model, &config, 7).unwrap().with_exceptions(rounded.clone());
+
+    // one storage a tensor, as torch.save has it
+    let source = made();
+    let mut storages = Vec::new();
+    let mut items = Vec::new();
+    for (index, name) in source.names().into_iter().enumerate() {
+        let values = source.read_all(name).unwrap();
+        let shape: Vec<i64> = source.info(name).unwrap().shape.iter().map(|&n| n as i64).collect();
+        let stride = if shape.len() == 2 { vec![shape[1], 1] } else { vec![1] };
+        let bytes: Vec<u8> =
+            values.iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect();
+        let (key, len) = (index.to_string(), values.len() as i64);
+        items.push((name, tensor_in(&key, "BFloat16Storage", len, 0, &shape, &stride)));
+        storages.push((format!("a/data/{index}"), bytes));
+    }
+    let pickle = dict(&items);
+    let mut entries: Vec<(&str, &[u8])> = vec![("a/data.pkl", &pickle), ("a/byteorder", b"little")];
+    entries.extend(storages.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())));
+    let file = archive(&entries, &Quirks::default());
+
+    let adapter = Adapter::from_bytes(json, file, "delta_mem_adapter.pt", &model).unwrap();
+    assert_eq!(adapter.config, config);
+    assert_eq!(adapter.tensors.names(), source.names());
+    // memory_q, k, v; delta_q, k, v, o; beta_proj and its bias in each of 36 layers
+    assert_eq!(adapter.tensors.names().len(), 36 * 9);
+    for name in source.names() {
+        let info = adapter.tensors.info(name).unwrap();
+        assert_eq!((info.dtype, &info.shape), (DType::BF16, &source.info(name).unwrap().shape));
+        assert!(
+            adapter.tensors.read_all(name).unwrap() == source.read_all(name).unwrap(),
+            "{name}"
+        );
+    }
+    // the same values from elsewhere are the same adapter
+    let again = Adapter::new(config.clone(), Box::new(made()), &model).unwrap();
+    assert_eq!(adapter.hash, again.hash);
+    assert_eq!(config.n_trainable(&model).unwrap(), 4_866_336);
+    let layout = Layout { weights: Storage::Q4, kv: Storage::F16, context_window: 4096, chunk: 64 };
+    let print = Footprint::new(&model, Some(&config), &layout).unwrap();
+    // 36 states of 8 × 8, and on the device what is trained but for the biases
+    assert_eq!(print.state, 36 * 8 * 8 * 4);
+    assert_eq!(print.adapter, 4 * (4_866_336 - 36 * 8));
 }
 
 #[test]

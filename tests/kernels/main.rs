@@ -11,4 +11,5 @@ mod bench;
 mod decoding;
 mod linear;
 mod memory;
+mod roofline;
 mod sampling;

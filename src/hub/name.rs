@@ -161,9 +161,29 @@ mod tests {
     #[test]
     fn names_that_lead_elsewhere_are_refused() {
         let bad = [
-            "", "/", "a/", "/b", "a/b/c", "../b", "a/..", "a--b/c", "a/b c", "a/b:", "a/b@",
-            "a/b:../x", "a/b:/etc/passwd", "a/b:c/../../d", "a/b:c\\d", "a/b@../x", "a/b@-x",
-            "a/b@x//y", "a/b:c@", "a/b:c:d", "a/b:x\u{7}", "~/x", ".hidden/x",
+            "",
+            "/",
+            "a/",
+            "/b",
+            "a/b/c",
+            "../b",
+            "a/..",
+            "a--b/c",
+            "a/b c",
+            "a/b:",
+            "a/b@",
+            "a/b:../x",
+            "a/b:/etc/passwd",
+            "a/b:c/../../d",
+            "a/b:c\\d",
+            "a/b@../x",
+            "a/b@-x",
+            "a/b@x//y",
+            "a/b:c@",
+            "a/b:c:d",
+            "a/b:x\u{7}",
+            "~/x",
+            ".hidden/x",
         ];
         for text in bad {
             assert!(HubName::parse(text).is_err(), "{text:?}");

@@ -45,7 +45,7 @@ pub struct BenchOptions {
 pub fn run(options: &BenchOptions) -> Result<ExitCode> {
     let (folder, adapter) = options.model.open()?;
     let device = options.run.device.open()?;
-    if options.model.model.is_none() {
+    if options.model.is_built_in() {
         note!("{}", nano::NOTICE);
     }
     let mut results = Vec::new();

@@ -21,8 +21,8 @@ pub struct Found {
     pub path: PathBuf,
     /// For people: the repository's own name, or that of the GGUF file.
     pub name: String,
-    /// The name that `deltamem pull` was or would be given for its adapter, if one was trained for this
-    /// model, and where that is if it is here.
+    /// What `deltamem pull` is to be given for the adapter that was trained for this model, if there is
+    /// one, and where that is if it is here.
     pub adapter: Option<(String, Option<PathBuf>)>,
 }
 
@@ -33,9 +33,8 @@ pub struct Found {
 pub fn find_model(settings: &HubSettings, text: &str) -> Result<Option<Found>> {
     let Some((name, target)) = target(text)? else { return Ok(None) };
     let (snapshot, selection) = whole(settings, &name, &target)?;
-    let repo_name = target.repo.rsplit('/').next().unwrap_or_default().to_string();
-    let (path, name) = match selection.kind {
-        Kind::Folder => (snapshot, repo_name),
+    let (path, title) = match selection.kind {
+        Kind::Folder => (snapshot, target.repo.rsplit('/').next().unwrap_or_default().to_string()),
         Kind::Gguf => {
             let file = snapshot.join(&selection.names[0]);
             let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
@@ -48,12 +47,10 @@ pub fn find_model(settings: &HubSettings, text: &str) -> Result<Option<Found>> {
         }
     };
     let adapter = target.adapter().map(|adapter| {
-        let command_name = HubName { base: adapter.repo.clone(), file: None, revision: None };
-        let place = whole(settings, &command_name, &adapter).ok().map(|(snapshot, _)| snapshot);
-        let base = HubName { file: None, ..name_of(text) }.to_string();
-        (base, place)
+        let place = whole(settings, &name, &adapter).ok().map(|(snapshot, _)| snapshot);
+        (name.to_string(), place)
     });
-    Ok(Some(Found { path, name, adapter }))
+    Ok(Some(Found { path, name: title, adapter }))
 }
 
 /// The folder of an adapter; `None` as for [`find_model`].
@@ -72,10 +69,6 @@ pub fn find_adapter(settings: &HubSettings, text: &str) -> Result<Option<PathBuf
             Err(HubError::NotDownloaded { what, command }.into())
         }
     }
-}
-
-fn name_of(text: &str) -> HubName {
-    HubName::parse(text).unwrap_or(HubName { base: text.into(), file: None, revision: None })
 }
 
 /// What text names, if it can be the name of a repository or is in the registry.

@@ -6,7 +6,7 @@ use super::cache::{RepoCache, remove_file};
 use super::contents::{CachedRepo, entries, repo_contents};
 use super::name::HubName;
 use super::registry::{Target, known_model};
-use super::select::shard_mates;
+use super::select::{choose, named};
 use super::settings::HubSettings;
 use crate::error::{Error, Result};
 use std::collections::BTreeSet;
@@ -37,10 +37,11 @@ impl Removal {
     /// [`HubError::Name`]; [`HubError::NotFound`] if there is nothing of it in the cache; [`Error::Io`].
     pub fn plan(settings: &HubSettings, name: &HubName) -> Result<Vec<Removal>> {
         let mut removals = Vec::new();
-        for repo in repos(name)? {
+        for (repo, file) in repos(name)? {
             let cache = RepoCache::new(&settings.cache, &repo);
             if cache.folder().is_dir() {
-                removals.extend(Removal::of_repo(cache, name)?);
+                let revision = name.revision.as_deref();
+                removals.extend(Removal::of_repo(cache, file.as_deref(), revision)?);
             }
         }
         if removals.is_empty() {
@@ -54,11 +55,13 @@ impl Removal {
         Ok(removals)
     }
 
-    fn of_repo(cache: RepoCache, name: &HubName) -> Result<Option<Removal>> {
+    fn of_repo(
+        cache: RepoCache,
+        file: Option<&str>,
+        revision: Option<&str>,
+    ) -> Result<Option<Removal>> {
         let contents = repo_contents(&cache)?;
-        let revision = name.revision.as_deref();
         let commit = revision.map(|revision| cache.commit_of(revision).unwrap_or(revision.into()));
-        let file = name.file.as_deref().filter(|_| name.is_repo());
         if commit.is_none() && file.is_none() {
             return Ok(Some(Removal::everything(cache, contents)));
         }
@@ -67,7 +70,11 @@ impl Removal {
             .iter()
             .flat_map(|revision| revision.files.iter().map(|file| file.name.as_str()))
             .collect();
-        let wanted = file.map(|file| shard_mates(&names, file));
+        let wanted = match file.map(|file| named(&names, file)) {
+            None => None,
+            Some(mut meant) if meant.len() < 2 => Some(meant.pop().unwrap_or_default()),
+            Some(meant) => return Err(choose(&cache.id, &meant).into()),
+        };
         let (mut going, mut blobs_going, mut blobs_staying) =
             (Vec::new(), BTreeSet::new(), BTreeSet::new());
         let (mut refs, mut links) = (Vec::new(), Vec::new());
@@ -160,15 +167,21 @@ impl Removal {
     }
 }
 
-/// The repositories that a name stands for.
-fn repos(name: &HubName) -> Result<Vec<String>, HubError> {
-    let model = known_model(&name.base).filter(|_| !name.is_repo() && name.file.is_none());
-    let Some(model) = model.filter(|model| !model.is_built_in) else {
-        return Ok(vec![Target::new(name)?.repo]);
+/// The repositories that a name stands for, and the file that is meant in each.
+fn repos(name: &HubName) -> Result<Vec<(String, Option<String>)>, HubError> {
+    if name.is_repo() {
+        return Ok(vec![(name.base.clone(), name.file.clone())]);
+    }
+    let model = known_model(&name.base).filter(|model| !model.is_built_in);
+    let (Some(model), None) = (model, &name.file) else {
+        let target = Target::new(name)?;
+        // `NAME:safetensors` is a repository, `NAME:Q8_0` a file of one
+        let is_format = matches!(name.file.as_deref(), Some("gguf" | "safetensors"));
+        return Ok(vec![(target.repo, name.file.clone().filter(|_| !is_format))]);
     };
     let sources = model.sources.iter().map(|source| source.repo.clone());
     let adapter = model.adapter.iter().map(|adapter| adapter.repo.clone());
-    Ok(sources.chain(adapter).collect())
+    Ok(sources.chain(adapter).map(|repo| (repo, None)).collect())
 }
 
 fn size_of(path: &Path) -> u64 {

@@ -50,34 +50,28 @@ pub(super) fn select(
     host: &str,
 ) -> Result<Selection, HubError> {
     let has = |name: &str| names.contains(&name);
-    let groups = gguf_groups(names);
     let gguf = |names: Vec<String>| Selection { kind: Kind::Gguf, names };
     if let Some(wanted) = wanted {
-        let by_name = |group: &&Vec<String>| group.iter().any(|name| name == wanted);
-        if let Some(group) = groups.iter().find(by_name) {
-            return Ok(with_adapter(gguf(group.clone()), names));
-        }
-        if has(wanted) {
-            return Ok(Selection { kind: Kind::File, names: vec![wanted.into()] });
-        }
-        let fits = |group: &&Vec<String>| has_word(&group[0], wanted);
-        let fitting: Vec<&Vec<String>> = groups.iter().filter(fits).collect();
-        return match fitting[..] {
-            [group] => Ok(with_adapter(gguf(group.clone()), names)),
-            [] => {
+        let mut named = named(names, wanted);
+        return match named.len() {
+            1 => {
+                let chosen = named.remove(0);
+                let kind = if is_gguf_model(&chosen[0]) { Kind::Gguf } else { Kind::File };
+                Ok(with_adapter(Selection { kind, names: chosen }, names))
+            }
+            0 => {
+                let groups = gguf_groups(names);
                 let reason = match groups.is_empty() {
                     true => "the repository has no such file".into(),
                     false => format!("the repository has {}", choices(&groups)),
                 };
-                Err(HubError::NotFound {
-                    what: format!("{repo}:{wanted}"),
-                    host: host.into(),
-                    reason,
-                })
+                let what = format!("{repo}:{wanted}");
+                Err(HubError::NotFound { what, host: host.into(), reason })
             }
-            _ => Err(choose(repo, fitting.into_iter().cloned().collect())),
+            _ => Err(choose(repo, &named)),
         };
     }
+    let groups = gguf_groups(names);
     if has(CONFIG) && (has(WEIGHTS) || has(INDEX)) {
         let mut chosen: Vec<&str> = BESIDE.into_iter().filter(|name| has(name)).collect();
         match has(WEIGHTS) {
@@ -103,12 +97,15 @@ pub(super) fn select(
                      adapter"
                     .into(),
         }),
-        _ => Err(choose(repo, groups)),
+        _ => Err(choose(repo, &groups)),
     }
 }
 
 /// With the adapter that lies beside a model, in the format that is preferred.
 fn with_adapter(mut selection: Selection, names: &[&str]) -> Selection {
+    if selection.kind == Kind::File {
+        return selection;
+    }
     let weights = ADAPTER_WEIGHTS.into_iter().find(|name| names.contains(name));
     if let (true, Some(weights)) = (names.contains(&ADAPTER_CONFIG), weights) {
         selection.names.extend([ADAPTER_CONFIG.to_string(), weights.to_string()]);
@@ -116,23 +113,28 @@ fn with_adapter(mut selection: Selection, names: &[&str]) -> Selection {
     selection
 }
 
-fn choose(repo: &str, groups: Vec<Vec<String>>) -> HubError {
-    HubError::Choose { repo: repo.into(), choices: choices(&groups) }
+pub(super) fn choose(repo: &str, groups: &[Vec<String>]) -> HubError {
+    HubError::Choose { repo: repo.into(), choices: choices(groups) }
 }
 
 fn choices(groups: &[Vec<String>]) -> String {
     groups.iter().map(|group| group[0].as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// The GGUF models among files, each with its shards in order. Projectors of images and statistics for
-/// quantisation are none.
+/// Projectors of images and statistics for quantisation are GGUF files, too, but no models.
+fn is_gguf_model(name: &str) -> bool {
+    let name = name.to_lowercase();
+    name.ends_with(".gguf") && !name.contains("mmproj") && !name.contains("imatrix")
+}
+
+/// The GGUF models among files, each with its shards in order.
 fn gguf_groups(names: &[&str]) -> Vec<Vec<String>> {
     let mut groups: Vec<Vec<String>> = Vec::new();
     let mut sorted = names.to_vec();
     sorted.sort_unstable();
+    sorted.dedup();
     for name in sorted {
-        let lower = name.to_lowercase();
-        if !lower.ends_with(".gguf") || lower.contains("mmproj") || lower.contains("imatrix") {
+        if !is_gguf_model(name) {
             continue;
         }
         let is_mate = |other: &str| shard_of(name).is_some() && shard_of(name) == shard_of(other);
@@ -144,23 +146,17 @@ fn gguf_groups(names: &[&str]) -> Vec<Vec<String>> {
     groups
 }
 
-/// The files that a name or a part of one means: a whole GGUF model, or a single file.
-pub(super) fn shard_mates(names: &[&str], wanted: &str) -> Vec<String> {
-    let mut names = names.to_vec();
-    names.sort_unstable();
-    names.dedup();
-    let groups = gguf_groups(&names);
-    let exact = groups.iter().find(|group| group.iter().any(|name| name == wanted));
-    if exact.is_none() && names.contains(&wanted) {
-        return vec![wanted.into()];
+/// What a file's name, or a part of one, can mean: GGUF models with their shards, or a single file.
+pub(super) fn named(names: &[&str], wanted: &str) -> Vec<Vec<String>> {
+    let mut groups = gguf_groups(names);
+    if let Some(i) = groups.iter().position(|group| group.iter().any(|name| name == wanted)) {
+        return vec![groups.swap_remove(i)];
     }
-    let fits = |group: &&Vec<String>| has_word(&group[0], wanted);
-    let fitting: Vec<&Vec<String>> = groups.iter().filter(fits).collect();
-    match (exact, &fitting[..]) {
-        (Some(group), _) => group.clone(),
-        (None, [group]) => group.to_vec(),
-        (None, _) => Vec::new(),
+    if names.contains(&wanted) {
+        return vec![vec![wanted.into()]];
     }
+    groups.retain(|group| has_word(&group[0], wanted));
+    groups
 }
 
 /// True if `word` stands in a file's name between signs that part words, as `Q4_K_M` does.

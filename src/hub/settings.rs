@@ -2,7 +2,6 @@
 //! tools (<https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables>) and
 //! those of proxies; everything else here is told by a [`HubSettings`].
 
-use super::HubError;
 use super::proxy::Proxies;
 use crate::error::{Error, Result};
 use std::ffi::OsString;
@@ -144,15 +143,6 @@ impl HubSettings {
     /// For people: the host of the endpoint.
     pub fn host(&self) -> &str {
         self.endpoint.split_once("://").map_or(self.endpoint.as_str(), |(_, rest)| rest)
-    }
-
-    /// # Errors
-    /// [`HubError::Offline`] if nothing may be fetched.
-    pub(super) fn check_online(&self, what: &str) -> Result<(), HubError> {
-        match self.is_offline {
-            true => Err(HubError::Offline { what: what.into() }),
-            false => Ok(()),
-        }
     }
 }
 

@@ -149,10 +149,10 @@ pub(super) fn snapshot_files(repo: &RepoCache, commit: &str) -> Result<Vec<Cache
 fn blob_of(repo: &RepoCache, link: &Path) -> Option<String> {
     let target = fs::read_link(link).ok()?;
     let name = target.file_name()?.to_str()?;
-    let is_ours = match (fs::canonicalize(link), fs::canonicalize(repo.blob(name))) {
-        (Ok(there), Ok(blob)) => there == blob,
-        // it leads nowhere: nothing can be said and nothing be harmed
-        _ => true,
+    let is_ours = match fs::canonicalize(link) {
+        Ok(there) => fs::canonicalize(repo.blob(name)).is_ok_and(|blob| blob == there),
+        // it leads nowhere: no harm can come of it
+        Err(_) => true,
     };
     (is_blob_name(name) && is_ours).then(|| name.to_string())
 }

@@ -114,7 +114,7 @@ fn whole(settings: &HubSettings, name: &HubName, target: &Target) -> Result<(Pat
         Err(error) => return Err(error.into()),
     };
     let index = read_index(&snapshot);
-    let missing = missing(&selection, index.as_deref());
+    let missing = missing(&selection, &names, index.as_deref());
     match missing.first() {
         None => Ok((snapshot, selection)),
         Some(first) => {

@@ -117,11 +117,7 @@ impl<'a> Client<'a> {
                 return Ok(Reply { status, headers: parts.headers, body, linked });
             }
             let location = text(&parts.headers, "location").unwrap_or_default();
-            let next = address.join(&location)?;
-            if address.is_https && !next.is_https {
-                let reason = "a redirect from https to http".into();
-                return Err(HubError::Refused { what: next.shown(), reason }.into());
-            }
+            let next = address.follow(&location)?;
             if method == Method::Head && linked.etag.is_some() && !next.has_origin_of(&home) {
                 return Ok(Reply { status: 200, headers: parts.headers, body, linked });
             }
@@ -158,7 +154,7 @@ impl<'a> Client<'a> {
             ureq::Error::Io(_)
             | ureq::Error::Timeout(_)
             | ureq::Error::ConnectionFailed
-            | ureq::Error::Protocol(_) => Failure::passing(format!("{}: {error}", address.shown())),
+            | ureq::Error::Protocol(_) => Failure::passing(format!("{}: {error}", address.host)),
             _ => network(error.to_string()),
         })
     }
@@ -296,7 +292,7 @@ fn check_status(
             Err(HubError::NotFound { what, host: address.host.clone(), reason }.into())
         }
         408 | 425 | 429 | 500..=599 => Err(Failure::Passing {
-            reason: format!("{}: {}", address.shown(), reason()),
+            reason: format!("{}: {}", address.host, reason()),
             wait: text(headers, "retry-after").and_then(|value| retry_after(&value)),
             is_limit: status == 429,
         }),
@@ -366,6 +362,18 @@ impl Address {
         })
     }
 
+    /// The same, but never from TLS to plain text.
+    fn follow(&self, location: &str) -> Result<Address, HubError> {
+        let next = self.join(location)?;
+        match self.is_https && !next.is_https {
+            true => {
+                let reason = "a redirect from https to http".into();
+                Err(HubError::Refused { what: next.shown(), reason })
+            }
+            false => Ok(next),
+        }
+    }
+
     fn shown(&self) -> String {
         shown(&self.uri.to_string())
     }
@@ -394,6 +402,15 @@ mod tests {
         for bad in ["", "ftp://x/y", "https://", "file:///etc/passwd", "https://me:pw@x/"] {
             assert_eq!(joined(bad), "network", "{bad}");
         }
+    }
+
+    #[test]
+    fn tls_is_never_left() {
+        let secure = Address::parse("https://hub.example/a").unwrap();
+        assert_eq!(secure.follow("http://hub.example/a").unwrap_err().code(), "refused");
+        assert!(secure.follow("https://cdn.example/a").is_ok());
+        let plain = Address::parse("http://127.0.0.1:1/a").unwrap();
+        assert!(plain.follow("http://127.0.0.1:2/a").is_ok());
     }
 
     #[test]

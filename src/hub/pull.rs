@@ -117,10 +117,9 @@ fn lacking(
     selection: &Selection,
     files: &[PulledFile],
 ) -> Result<Vec<String>> {
-    let names = files.iter().map(|file| file.name.clone()).collect();
-    let so_far = Selection { kind: selection.kind, names };
+    let so_far: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
     let index = read_index(&repo.snapshot(&info.commit));
-    let lacking = missing(&so_far, index.as_deref());
+    let lacking = missing(selection, &so_far, index.as_deref());
     match lacking.iter().find(|name| !info.files.iter().any(|file| file.name == **name)) {
         None => Ok(lacking),
         Some(name) => {

@@ -173,10 +173,10 @@ fn is_shard(name: &str) -> bool {
     parts.is_some_and(|(n, of)| is_number(n) && is_number(of))
 }
 
-/// Names that belong to a selection and are not in it. `index` is `model.safetensors.index.json`, if it
-/// is here.
-pub(super) fn missing(selection: &Selection, index: Option<&[u8]>) -> Vec<String> {
-    let has = |name: &str| selection.names.iter().any(|n| n == name);
+/// Names that belong to a selection and are not in `names`. `index` is `model.safetensors.index.json`,
+/// if it is here.
+pub(super) fn missing(selection: &Selection, names: &[&str], index: Option<&[u8]>) -> Vec<String> {
+    let has = |name: &str| names.contains(&name);
     match selection.kind {
         Kind::Gguf => {
             let first = &selection.names[0];
@@ -204,10 +204,11 @@ pub(super) fn state(names: &[&str], index: Option<&[u8]>) -> (Option<&'static st
                 Kind::Adapter => "adapter",
                 Kind::File => "file",
             };
-            (Some(kind), missing(&selection, index))
+            (Some(kind), missing(&selection, names, index))
         }
         Err(HubError::Choose { .. }) => {
-            let gguf = |names| missing(&Selection { kind: Kind::Gguf, names }, None);
+            let gguf =
+                |shards| missing(&Selection { kind: Kind::Gguf, names: shards }, names, None);
             (Some("gguf"), groups.into_iter().flat_map(gguf).collect())
         }
         Err(_) => (None, Vec::new()),
@@ -281,10 +282,9 @@ mod tests {
         let all = ["q/M-00002-of-00002.gguf", "q/M-00001-of-00002.gguf", "N-00001-of-00001.gguf"];
         let shards = names_of(&all, Some("q/M-00002-of-00002.gguf")).unwrap();
         assert_eq!(shards, ["q/M-00001-of-00002.gguf", "q/M-00002-of-00002.gguf"]);
-        let mut selection = select("a/b", &all[..1], None, "hub").unwrap();
-        assert_eq!(missing(&selection, None), ["q/M-00001-of-00002.gguf"]);
-        selection.names.push("q/M-00001-of-00002.gguf".into());
-        assert!(missing(&selection, None).is_empty());
+        let selection = select("a/b", &all[..1], None, "hub").unwrap();
+        assert_eq!(missing(&selection, &all[..1], None), ["q/M-00001-of-00002.gguf"]);
+        assert!(missing(&selection, &all, None).is_empty());
     }
 
     #[test]
@@ -292,7 +292,7 @@ mod tests {
         let names = ["config.json", INDEX, "model-00001-of-00002.safetensors"];
         let selection = select("a/b", &names, None, "hub").unwrap();
         let index = br#"{"weight_map": {"x": "model-00001-of-00002.safetensors", "y": "other"}}"#;
-        assert_eq!(missing(&selection, Some(index)), ["other"]);
+        assert_eq!(missing(&selection, &names, Some(index)), ["other"]);
     }
 
     #[test]

@@ -33,7 +33,6 @@ pub(super) struct Reply {
 pub(super) struct Linked {
     pub etag: Option<String>,
     pub size_bytes: Option<u64>,
-    pub commit: Option<String>,
 }
 
 /// Why there is no answer.
@@ -108,11 +107,10 @@ impl<'a> Client<'a> {
             is_home &= address.has_origin_of(&home);
             let response = self.send(method, &address, first_byte, is_home)?;
             let (parts, body) = response.into_parts();
-            if is_home {
-                linked.update(&parts.headers);
-            }
             let status = parts.status.as_u16();
-            if !matches!(status, 301 | 302 | 303 | 307 | 308) {
+            let is_redirect = matches!(status, 301 | 302 | 303 | 307 | 308);
+            linked.update(&parts.headers, is_redirect);
+            if !is_redirect {
                 check_status(status, &parts.headers, &address, what, self.settings)?;
                 return Ok(Reply { status, headers: parts.headers, body, linked });
             }
@@ -230,14 +228,14 @@ impl<'a> Retry<'a> {
 }
 
 impl Linked {
-    fn update(&mut self, headers: &HeaderMap) {
-        let etag = text(headers, "x-linked-etag").or_else(|| text(headers, "etag"));
-        let length = || text(headers, "content-length").filter(|_| text(headers, "etag").is_some());
-        let size = text(headers, "x-linked-size").or_else(length);
-        // the first word counts: a redirect within the hub repeats it or says less
+    /// What the hub says first counts, before what those say to whom it sends us; the ETag and length
+    /// of a redirect are not those of the file.
+    fn update(&mut self, headers: &HeaderMap, is_redirect: bool) {
+        let own = |name: &str| text(headers, name).filter(|_| !is_redirect);
+        let etag = text(headers, "x-linked-etag").or_else(|| own("etag"));
+        let size = text(headers, "x-linked-size").or_else(|| own("content-length"));
         self.etag = self.etag.take().or(etag.map(plain_etag));
         self.size_bytes = self.size_bytes.or(size.and_then(|size| size.parse().ok()));
-        self.commit = self.commit.take().or(text(headers, "x-repo-commit"));
     }
 }
 
@@ -293,7 +291,9 @@ fn check_status(
         }
         408 | 425 | 429 | 500..=599 => Err(Failure::Passing {
             reason: format!("{}: {}", address.host, reason()),
-            wait: text(headers, "retry-after").and_then(|value| retry_after(&value)),
+            wait: text(headers, "retry-after")
+                .and_then(|value| retry_after(&value))
+                .or_else(|| rate_limit_reset(&text(headers, "ratelimit")?)),
             is_limit: status == 429,
         }),
         _ => Err(HubError::Network { url: address.shown(), reason: reason() }.into()),
@@ -308,6 +308,12 @@ fn retry_after(value: &str) -> Option<Duration> {
     let date = jiff::fmt::rfc2822::parse(value.trim()).ok()?.timestamp();
     let seconds = date.duration_since(jiff::Timestamp::now()).as_secs();
     Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
+}
+
+/// `"api";r=0;t=55`: what Hugging Face sends in place of `Retry-After`; t is in seconds.
+fn rate_limit_reset(value: &str) -> Option<Duration> {
+    let seconds = value.split(';').find_map(|part| part.trim().strip_prefix("t="))?;
+    seconds.parse().ok().map(Duration::from_secs)
 }
 
 /// An http or https address.
@@ -431,6 +437,8 @@ mod tests {
         let later = retry_after("Wed, 21 Oct 2065 07:28:00 GMT").unwrap();
         assert!(later > Duration::from_secs(1 << 30));
         assert_eq!(retry_after("soon"), None);
+        assert_eq!(rate_limit_reset("\"api\";r=0;t=55"), Some(Duration::from_secs(55)));
+        assert_eq!(rate_limit_reset("\"api\";r=0"), None);
     }
 
     #[test]

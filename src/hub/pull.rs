@@ -177,10 +177,7 @@ fn expected_hash<'a>(
     target: &Target,
     name: &str,
     listed: Option<&'a RepoFile>,
-) -> Result<Option<&'a str>, HubError>
-where
-    'static: 'a,
-{
+) -> Result<Option<&'a str>, HubError> {
     let known = target.files.iter().find(|file| file.name == name);
     let known = known.and_then(|file| file.sha256.as_deref());
     let listed = listed.and_then(|file| file.sha256.as_deref());

@@ -4,15 +4,18 @@
 use super::cache::RepoCache;
 use super::name::{HubName, is_commit};
 use super::registry::{Target, known_model};
-use super::select::{INDEX, Kind, Selection, missing, select};
+use super::select::{ADAPTER_CONFIG, INDEX, Kind, Selection, missing, select};
 use super::settings::HubSettings;
 use super::{CachedFile, HubError, contents};
 use crate::error::{Error, Result};
 use crate::weights::bytes::read_bounded;
 use std::path::{Path, PathBuf};
 
+/// Where things are found here.
+const HERE: &str = "this machine";
+
 /// Longest index that is read.
-pub(super) const MAX_INDEX_BYTES: u64 = 16 << 20;
+const MAX_INDEX_BYTES: u64 = 16 << 20;
 
 /// A model or adapter in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,9 +44,12 @@ pub fn find_model(settings: &HubSettings, text: &str) -> Result<Option<Found>> {
             (file, stem.unwrap_or_default())
         }
         Kind::Adapter | Kind::File => {
-            let what = format!("{name} is no model");
-            let command = "deltamem pull org/repo".into();
-            return Err(HubError::NotDownloaded { what, command }.into());
+            return Err(HubError::NotFound {
+                what: format!("a model in {name}"),
+                host: HERE.into(),
+                reason: "what is here of it is an adapter or a single file".into(),
+            }
+            .into());
         }
     };
     let adapter = target.adapter().map(|adapter| {
@@ -59,15 +65,17 @@ pub fn find_model(settings: &HubSettings, text: &str) -> Result<Option<Found>> {
 /// As [`find_model`].
 pub fn find_adapter(settings: &HubSettings, text: &str) -> Result<Option<PathBuf>> {
     let Some((name, target)) = target(text)? else { return Ok(None) };
+    // a model's name stands for the adapter that was trained for it
+    let target = target.adapter().filter(|_| !name.is_repo()).unwrap_or(target);
     let (snapshot, selection) = whole(settings, &name, &target)?;
-    let has_adapter = selection.names.iter().any(|name| name == "delta_mem_config.json");
-    match has_adapter {
+    match selection.names.iter().any(|name| name == ADAPTER_CONFIG) {
         true => Ok(Some(snapshot)),
-        false => {
-            let what = format!("{name} has no δ-mem adapter");
-            let command = "deltamem pull org/repo".into();
-            Err(HubError::NotDownloaded { what, command }.into())
+        false => Err(HubError::NotFound {
+            what: format!("a δ-mem adapter in {name}"),
+            host: HERE.into(),
+            reason: format!("{ADAPTER_CONFIG} is not among its files"),
         }
+        .into()),
     }
 }
 
@@ -94,6 +102,7 @@ fn whole(settings: &HubSettings, name: &HubName, target: &Target) -> Result<(Pat
     let commits = commits(&repo)?;
     let Some(commit) = commit(&repo, target, &commits) else {
         let what = match (commits.is_empty(), &target.revision) {
+            (true, _) if name.is_repo() => format!("{name} is neither a path nor in the cache"),
             (true, _) => format!("{name} is not on this machine"),
             (false, Some(revision)) => {
                 format!("revision {revision} of {name} is not on this machine")
@@ -106,7 +115,7 @@ fn whole(settings: &HubSettings, name: &HubName, target: &Target) -> Result<(Pat
     let files = contents::snapshot_files(&repo, &commit)?;
     let names = whole_names(&files);
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let selection = match select(&target.repo, &names, target.file.as_deref(), "this machine") {
+    let selection = match select(&target.repo, &names, target.file.as_deref(), HERE) {
         Ok(selection) => selection,
         Err(HubError::NotFound { what, .. }) => {
             return Err(absent(format!("{what} is not on this machine")).into());

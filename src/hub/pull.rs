@@ -65,7 +65,7 @@ fn offline(settings: &HubSettings, name: &HubName, target: &Target) -> Result<Ve
     let text = name.to_string();
     let model = find_model(settings, &text).ok().flatten().map(|found| found.path);
     let path = model.or_else(|| find_adapter(settings, &text).ok().flatten());
-    let path = path.ok_or_else(|| HubError::Offline { what: text })?;
+    let path = path.ok_or(HubError::Offline { what: text })?;
     let repo = RepoCache::new(&settings.cache, &target.repo);
     let snapshots = repo.snapshots();
     let commit = path.strip_prefix(&snapshots).ok().and_then(|rest| rest.iter().next());

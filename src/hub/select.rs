@@ -7,7 +7,7 @@ use crate::weights::gguf::shard_of;
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
-const ADAPTER_CONFIG: &str = "delta_mem_config.json";
+pub(super) const ADAPTER_CONFIG: &str = "delta_mem_config.json";
 const ADAPTER_WEIGHTS: [&str; 2] = ["delta_mem_adapter.safetensors", "delta_mem_adapter.pt"];
 /// What a model may have beside its weights; see [`crate::model_folder::ModelFolder::open`].
 const BESIDE: [&str; 5] = [

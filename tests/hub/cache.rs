@@ -140,6 +140,9 @@ fn a_known_model_comes_with_its_adapter() {
     }
     let alone = find_adapter(&place.settings, &adapter.repo).expect("found");
     assert_eq!(alone.as_ref(), Some(&both[1].path));
+    assert_eq!(find_adapter(&place.settings, &known.name).expect("found"), alone);
+    assert_eq!(find_adapter(&place.settings, &source.repo).expect_err("none").code(), "not_found");
+    assert_eq!(find_model(&place.settings, &adapter.repo).expect_err("none").code(), "not_found");
     assert_eq!(find_adapter(&place.settings, REPO).expect_err("not here").code(), "not_downloaded");
 
     // all of it goes under the one name

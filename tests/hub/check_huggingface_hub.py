@@ -2,20 +2,23 @@
 
     python tests/hub/check_huggingface_hub.py target/debug/deltamem
 
-Needs the Python package huggingface_hub; it is not needed to use or test deltamem. Both get the built-in
-model's files, a branch and two commits from a small hub in this script, one after the other into one
-cache, in either order:
+Needs the Python package huggingface_hub and the program openssl; neither is needed to use or test
+deltamem. Both get the built-in model's files, a branch and two commits from a small hub in this script,
+one after the other into one cache, in either order:
 
 1. what `pull` fetched is complete for `snapshot_download(local_files_only=True)`, has the names, links,
    blobs and refs that the client makes itself, and `scan_cache_dir` has no warning;
 2. what the client fetched is complete for `deltamem list`, costs `pull` not a byte, and runs;
-3. what `pull` left half done does not disturb the client, and it finishes after a client that failed.
+3. over TLS `pull` trusts whom the system (here: SSL_CERT_FILE) trusts and nobody else, and does not
+   follow a redirect to plain http;
+4. what `pull` left half done does not disturb the client, and it finishes after a client that failed.
 """
 
 import hashlib
 import json
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -207,7 +210,37 @@ def main():
     deltamem("rm", "--yes", REPO)
     assert not hf.scan_cache_dir().repos
 
-    # 3: half done
+    # 3: TLS, with a certificate that nobody knows but who is told
+    forget()
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+        + ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+        + ["-addext", "basicConstraints=critical,CA:FALSE"]
+        + ["-keyout", str(key), "-out", str(certificate)],
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    secure = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    secure.socket = context.wrap_socket(secure.socket, server_side=True)
+    threading.Thread(target=secure.serve_forever, daemon=True).start()
+    endpoint = {"HF_ENDPOINT": f"https://localhost:{secure.server_port}"}
+    trusted = {"SSL_CERT_FILE": str(certificate)}
+    for name, more, code, said in [
+        ("config.json", {}, 1, "[network]"),
+        ("config.json", trusted, 0, "in the cache"),
+        ("model.safetensors", trusted, 1, "[refused]"),
+    ]:
+        arguments = [PROGRAM, "pull", f"{REPO}:{name}"]
+        done = subprocess.run(
+            arguments, capture_output=True, text=True, env={**os.environ, **endpoint, **more}
+        )
+        assert done.returncode == code and said in done.stderr, done
+        print(f"TLS: {done.stderr.strip().splitlines()[-1]}")
+
+    # 4: half done
     patterns[:] = ["model.safetensors"]
     weights = len(files(COMMITS[0])["model.safetensors"])
     for first, second in [("client", "pull"), ("pull", "client")]:

@@ -14,11 +14,11 @@ use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
 
-pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
-pub const NEXT_COMMIT: &str = "89abcdef0123456789abcdef0123456789abcdef";
+const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+const NEXT_COMMIT: &str = "89abcdef0123456789abcdef0123456789abcdef";
 
 /// A mirror and a cache of its own.
-pub struct Place {
+struct Place {
     pub mirror: Mirror,
     pub settings: HubSettings,
     folder: TempDir,
@@ -85,7 +85,7 @@ impl Place {
 }
 
 /// Bytes that are never the same at two places.
-pub fn noise(len: usize, seed: u64) -> Vec<u8> {
+fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let next = |_| {
         state ^= state << 13;
@@ -97,7 +97,7 @@ pub fn noise(len: usize, seed: u64) -> Vec<u8> {
 }
 
 /// Files that look like a model's.
-pub fn model_files(seed: u64) -> Vec<(&'static str, Vec<u8>)> {
+fn model_files(seed: u64) -> Vec<(&'static str, Vec<u8>)> {
     vec![
         ("README.md", b"read me".to_vec()),
         ("config.json", b"{}".to_vec()),
@@ -108,7 +108,7 @@ pub fn model_files(seed: u64) -> Vec<(&'static str, Vec<u8>)> {
 }
 
 /// The names in a folder, sorted.
-pub fn names(folder: &Path) -> Vec<String> {
+fn names(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).map(|entries| entries.flatten().collect::<Vec<_>>());
     let name = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
     let mut names: Vec<String> = entries.unwrap_or_default().iter().map(name).collect();

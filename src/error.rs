@@ -84,6 +84,10 @@ pub enum Error {
     /// Another program holds this store.
     #[error("{} is in use by another process", path.display())]
     Locked { path: PathBuf },
+    /// Something about a hub or its cache on disk.
+    #[cfg(not(target_arch = "wasm32"))]
+    #[error(transparent)]
+    Hub(#[from] crate::hub::HubError),
 }
 
 impl Error {
@@ -112,6 +116,8 @@ impl Error {
             Error::DeviceLost { .. } => "device_lost",
             Error::Gpu { .. } => "gpu",
             Error::Locked { .. } => "locked",
+            #[cfg(not(target_arch = "wasm32"))]
+            Error::Hub(error) => error.code(),
         }
     }
 

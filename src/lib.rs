@@ -11,6 +11,8 @@ pub mod error;
 pub mod eval;
 pub mod footprint;
 pub mod gpu;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod hub;
 pub mod kernels;
 pub mod kv_cache;
 pub mod loaded;

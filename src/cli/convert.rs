@@ -4,12 +4,13 @@
 use super::Usage;
 use super::options::LoadProgress;
 use super::output::{bytes, note, printable, put, table};
+use super::place::ModelPlace;
 use anyhow::Result;
 use clap::Args;
 use deltamem::config::MAX_CONFIG_BYTES;
 use deltamem::convert::synth::{Synthesis, known_config, known_names};
 use deltamem::convert::{Conversion, ConvertOptions, Extra, TensorError, TypeRule};
-use deltamem::model_folder::{ModelFolder, is_gguf};
+use deltamem::model_folder::is_gguf;
 use deltamem::weights::bytes::read_bounded;
 use deltamem::weights::gguf::blocks::GgmlType;
 use serde_json::json;
@@ -37,8 +38,8 @@ struct FileOptions {
 /// What to convert.
 #[derive(Args, Debug)]
 pub struct ConvertCommand {
-    /// Folder with a model's files as on Hugging Face
-    #[arg(value_name = "FOLDER")]
+    /// Folder with a model's files as on Hugging Face, or the name of one that was pulled
+    #[arg(value_name = "FOLDER|NAME")]
     folder: PathBuf,
     /// The file to write; an interrupted run goes on where it was
     #[arg(value_name = "FILE.gguf")]
@@ -73,14 +74,15 @@ pub fn type_of(name: &str) -> Result<GgmlType, String> {
 /// Runs `deltamem convert`.
 pub fn convert(command: &ConvertCommand) -> Result<ExitCode> {
     command.file.check(&command.out)?;
-    if is_gguf(&command.folder) {
+    let place = ModelPlace::of(&command.folder)?;
+    if is_gguf(&place.path) {
         let reason = "the model is a GGUF file already; weights that were rounded once are not \
                       converted again"
             .to_string();
         return Err(Usage(reason).into());
     }
-    let folder = ModelFolder::open(&command.folder)?;
-    let extra = Extra::open(&command.folder)?;
+    let folder = place.open()?;
+    let extra = Extra::open(&place.path)?;
     let conversion = Conversion::new(&folder, &extra, &command.file.options())?;
     tell_notes(&conversion);
     let begin = Instant::now();

@@ -9,11 +9,13 @@ mod convert;
 mod doctor;
 mod eval;
 mod generate;
+mod hub;
 mod interrupt;
 mod keeper;
 mod memory;
 mod options;
 mod output;
+mod place;
 mod probe;
 mod replay;
 mod serve;
@@ -41,6 +43,13 @@ enum Command {
     Chat(chat::ChatOptions),
     /// Answer one prompt
     Generate(generate::GenerateOptions),
+    /// Download a model, and the adapter that was trained for it
+    Pull(hub::PullOptions),
+    /// Show which models were downloaded
+    #[command(visible_alias = "ls")]
+    List(hub::ListOptions),
+    /// Remove a downloaded model
+    Rm(hub::RmOptions),
     /// Replay recorded runs of the reference and report how far this program is from them
     Replay(replay::ReplayOptions),
     /// Show adapters, limits, and which models fit
@@ -79,6 +88,9 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Chat(options) => chat::run(&options),
         Command::Generate(options) => generate::run(&options),
+        Command::Pull(options) => hub::pull(&options),
+        Command::List(options) => hub::list(&options),
+        Command::Rm(options) => hub::rm(&options),
         Command::Replay(options) => replay::run(&options),
         Command::Doctor(options) => doctor::run(&options),
         Command::Bench(options) => bench::run(&options),
@@ -124,7 +136,11 @@ fn error_line(error: &anyhow::Error) -> String {
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
-    let is_setting = matches!(error.downcast_ref(), Some(deltamem::Error::Setting { .. }));
+    use deltamem::{Error, hub::HubError};
+    let is_setting = matches!(
+        error.downcast_ref(),
+        Some(Error::Setting { .. } | Error::Hub(HubError::Name { .. } | HubError::Choose { .. }))
+    );
     ExitCode::from(if is_setting || error.is::<Usage>() { 2 } else { 1 })
 }
 

@@ -3,6 +3,7 @@
 
 use super::Usage;
 use super::output::note;
+use super::place::{ModelPlace, adapter_place, is_built_in, recommended_weights};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use deltamem::engine::Engine;
@@ -10,28 +11,30 @@ use deltamem::gpu::{Gpu, GpuOptions};
 use deltamem::loaded::{Device, LoadedModel, built_in, identity};
 use deltamem::memory_file::MemoryIdentity;
 use deltamem::model::{DEFAULT_CHUNK, LoadOptions};
-use deltamem::model_folder::{Adapter, ModelFolder, is_gguf};
+use deltamem::model_folder::{Adapter, ModelFolder};
 use deltamem::nano;
 use deltamem::shader::Storage;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Which model.
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Model")]
 pub struct ModelOptions {
-    /// Folder with a model's files as on Hugging Face, or a GGUF file [default: the built-in model]
-    #[arg(long, value_name = "FOLDER|FILE.gguf")]
-    pub model: Option<PathBuf>,
-    /// Folder with delta_mem_config.json and its adapter [default: the model's folder, if it has one]
-    #[arg(long, value_name = "FOLDER")]
-    pub adapter: Option<PathBuf>,
+    /// Folder with a model's files as on Hugging Face, a GGUF file, or what was pulled: a name of the
+    /// registry or org/repo[:file][@revision] [default: the built-in model]
+    #[arg(long, value_name = "FOLDER|FILE.gguf|NAME")]
+    model: Option<PathBuf>,
+    /// Folder with delta_mem_config.json and its adapter, or org/repo [default: the one beside the
+    /// model, or the one that was pulled with it]
+    #[arg(long, value_name = "FOLDER|NAME")]
+    adapter: Option<PathBuf>,
     /// Use the bare backbone, without a memory
     #[arg(long, conflicts_with = "adapter")]
     pub no_adapter: bool,
-    /// How the weights are kept; a memory belongs to one of them [default: f16; of a GGUF file, as it
-    /// has them]
+    /// How the weights are kept; a memory belongs to one of them [default: f16, or what the registry
+    /// has for its models; of a GGUF file, as it has them]
     #[arg(long, value_enum)]
     weights: Option<Weights>,
 }
@@ -156,22 +159,17 @@ pub fn engine_name(engine: &Engine) -> String {
 impl ModelOptions {
     /// Opens the model's files and its adapter; nothing is loaded yet.
     pub fn open(&self) -> Result<(ModelFolder, Option<Adapter>)> {
-        let (folder, own_adapter) = match &self.model {
+        let (folder, own_adapter) = match self.given() {
             None => {
                 let (folder, adapter) = built_in()?;
                 (folder, Some(adapter))
             }
-            Some(path) => {
-                let folder = ModelFolder::open(path)?;
+            Some(given) => {
+                let place = ModelPlace::of(given)?;
+                let folder = place.open()?;
                 let folder = if self.weights.is_some() { folder.widened() } else { folder };
-                let has_own = self.adapter.is_none() && !self.no_adapter;
-                // what lies beside a GGUF file belongs to it
-                let beside = match is_gguf(path) {
-                    true => path.parent().unwrap_or(path),
-                    false => path,
-                };
-                let own = match has_own && beside.join("delta_mem_config.json").exists() {
-                    true => Some(Adapter::open(beside, &folder.config)?),
+                let own = match self.adapter.is_none() && !self.no_adapter {
+                    true => place.own_adapter(&folder)?,
                     false => None,
                 };
                 (folder, own)
@@ -179,15 +177,31 @@ impl ModelOptions {
         };
         let adapter = match &self.adapter {
             _ if self.no_adapter => None,
-            Some(path) => Some(Adapter::open(path, &folder.config)?),
+            Some(given) => Some(Adapter::open(adapter_place(given)?, &folder.config)?),
             None => own_adapter,
         };
         Ok((folder, adapter))
     }
 
+    /// What was given, unless that is the built-in model.
+    fn given(&self) -> Option<&Path> {
+        self.model.as_deref().filter(|given| !is_built_in(given))
+    }
+
+    /// The same choice of another model.
+    pub fn with_model(&self, path: PathBuf) -> ModelOptions {
+        ModelOptions { model: Some(path), ..self.clone() }
+    }
+
+    /// True for the built-in model.
+    pub fn is_built_in(&self) -> bool {
+        self.given().is_none()
+    }
+
     /// How those matrices are kept whose file does not say.
     pub fn weights(&self) -> Weights {
-        self.weights.unwrap_or(Weights::F16)
+        let recommended = || self.given().and_then(recommended_weights);
+        self.weights.or_else(recommended).unwrap_or(Weights::F16)
     }
 
     /// What memories of this model are bound to. Reads little and needs no GPU.
@@ -207,8 +221,12 @@ impl ModelOptions {
         // the files first: a wrong path is the more common mistake
         let (folder, adapter) = self.open()?;
         let device = run.device.open()?;
-        if self.model.is_none() {
+        if self.is_built_in() {
             note!("{}", nano::NOTICE);
+        }
+        if self.weights.is_none() && self.given().and_then(recommended_weights).is_some() {
+            let name = self.weights().storage().name();
+            note!("weights as {name}, as the registry has it for this model; --weights chooses");
         }
         let options = run.load_options(self.weights());
         let mut progress = LoadProgress::new(&folder.name);

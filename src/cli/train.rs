@@ -7,6 +7,7 @@
 use super::Usage;
 use super::options::Weights;
 use super::output::note;
+use super::place::{ModelPlace, adapter_place};
 use super::talk::today;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -30,8 +31,8 @@ use std::process::ExitCode;
 /// What is trained, on what, and how.
 #[derive(Args)]
 pub struct TrainOptions {
-    /// Folder with a model's files as on Hugging Face [default: the built-in model]
-    #[arg(long, value_name = "FOLDER")]
+    /// Folder with a model's files as on Hugging Face, or what was pulled [default: the built-in model]
+    #[arg(long, value_name = "FOLDER|NAME")]
     model: Option<PathBuf>,
     /// Conversations to learn from: a JSON object {"messages": […]} a line
     #[arg(long, value_name = "FILE")]
@@ -226,7 +227,7 @@ enum Start {
 /// Runs the command.
 pub fn run(options: &TrainOptions) -> Result<ExitCode> {
     let folder = match &options.model {
-        Some(path) => ModelFolder::open(path)?,
+        Some(given) => ModelPlace::of(given)?.open()?,
         None => built_in()?.0,
     };
     let device = options.device.open()?;
@@ -298,7 +299,7 @@ impl TrainOptions {
     /// The adapter's configuration, and what it starts from.
     fn adapter_config(&self, folder: &ModelFolder) -> Result<(DeltaConfig, Start)> {
         if let Some(path) = &self.adapter {
-            let adapter = Adapter::open(path, &folder.config)?;
+            let adapter = Adapter::open(adapter_place(path)?, &folder.config)?;
             return Ok((adapter.config.clone(), Start::From(adapter)));
         }
         let (mut config, label) = match &self.config {

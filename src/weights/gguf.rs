@@ -20,6 +20,8 @@ pub mod write;
 
 pub use config::{config_json, generation_config_json, tokenizer_config_json};
 pub use source::GgufSource;
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use source::shard_of;
 pub use tokenizer::tokenizer_json;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use tokenizer::{pre_tokenizer, pre_tokenizer_name};

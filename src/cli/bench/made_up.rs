@@ -61,9 +61,7 @@ impl MadeUpOptions {
             }
             write(&synthesis, &path)?;
         }
-        let mut model = given.clone();
-        model.model = Some(path);
-        Ok(model)
+        Ok(given.with_model(path))
     }
 }
 

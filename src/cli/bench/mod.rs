@@ -70,7 +70,7 @@ pub fn run(options: &BenchOptions) -> Result<ExitCode> {
     let model = options.made_up.model(&options.model)?;
     let (folder, adapter) = model.open()?;
     let device = options.run.device.open()?;
-    if model.model.is_none() {
+    if model.is_built_in() {
         note!("{}", nano::NOTICE);
     }
     let subject = Subject {

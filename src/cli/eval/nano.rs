@@ -153,7 +153,7 @@ fn talkers(options: &NanoOptions) -> Result<(Vec<Talker>, Setting)> {
         return Err(Usage(format!("{name} has no δ-mem adapter to measure; see --adapter")).into());
     };
     let device = options.run.device.open()?;
-    if options.model.model.is_none() {
+    if options.model.is_built_in() {
         note!("{}", nano::NOTICE);
     }
     let n_threads = match (&device, options.threads) {

@@ -323,7 +323,7 @@ fn check_shards(headers: &[Header]) -> Result<()> {
 
 /// What comes before the number in the name of a shard, and how many there are.
 #[cfg(not(target_arch = "wasm32"))]
-fn shard_of(name: &str) -> Option<(&str, u64)> {
+pub(crate) fn shard_of(name: &str) -> Option<(&str, u64)> {
     let (rest, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
     let (stem, number) = rest.rsplit_once('-')?;
     let digits = |text: &str| match text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit()) {

@@ -3,25 +3,9 @@
  * added. No word of a conversation is in here; those are in the library's store.
  */
 import type { Weights } from "../../lib/index.js";
-import known from "./models.json";
+import { LISTED, type ModelEntry } from "./registry.js";
 
-export interface ModelEntry {
-  id: string;
-  name: string;
-  summary: string;
-  /** A folder in Hugging Face's layout; may be relative to the page. */
-  url: string;
-  /** The δ-mem adapter's folder; null looks beside the model. */
-  adapter: string | null;
-  weights: Weights | null;
-  /** About how large the download is; null if not known without asking the host. */
-  downloadBytes: number | null;
-  /** True for the model that comes with the page. */
-  isBuiltIn: boolean;
-  canThink: boolean;
-  licence: string | null;
-  note: string | null;
-}
+export type { ModelEntry };
 
 interface Stored {
   model: string;
@@ -35,7 +19,6 @@ interface Stored {
 
 const KEY = "deltamem-demo";
 export const DEFAULT_PROFILE = "default";
-const LISTED = known as ModelEntry[];
 
 export class Settings {
   #stored: Stored;
@@ -58,7 +41,7 @@ export class Settings {
 
   get builtIn(): ModelEntry {
     const found = this.models.find(({ isBuiltIn }) => isBuiltIn);
-    if (!found) throw new Error("models.json has no built-in model");
+    if (!found) throw new Error("models/registry.json has no built-in model");
     return found;
   }
 

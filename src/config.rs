@@ -11,6 +11,7 @@ pub use delta::{
 };
 pub(crate) use keys::{Keys, token_ids};
 pub use rope::Yarn;
+pub(crate) use rope::usual_attention_factor;
 
 use crate::error::{Error, Result};
 use serde_json::Value;

@@ -353,7 +353,7 @@ fn memories_are_shown_moved_restored_and_kept_by_one_writer() {
 
 #[test]
 fn bad_requests_are_refused_in_openais_shape() {
-    let server = Server::start(&[]);
+    let server = Server::start(&["--page", "small"]);
     let hello = json!({ "messages": [user("Hello!")] });
     let path = "/v1/chat/completions";
     let with = |name: &str, value: Value| {
@@ -407,6 +407,82 @@ fn bad_requests_are_refused_in_openais_shape() {
     // nothing of all that was remembered
     assert_eq!(json_of(server.get("/v1/memory/profiles"), 200)["data"], json!([]));
     assert!(server.get("/").status == 200 && server.get("/page.js").status == 200);
+}
+
+#[test]
+fn what_the_page_needs_of_a_memory() {
+    let site = tempfile::tempdir().expect("a folder");
+    std::fs::write(site.path().join("index.html"), "<html><head></head>").expect("a page");
+    let server = Server::start(&["--page", site.path().to_str().expect("a plain name")]);
+    let page = server.get("/");
+    assert!(String::from_utf8_lossy(&page.body).contains("deltamem-server"));
+    let policy = page.header("content-security-policy").expect("a policy");
+    assert!(policy.starts_with("default-src 'none'; script-src 'self';"), "{policy}");
+    assert_eq!(server.get("/page.js").status, 404);
+
+    let ada = [("X-Memory-Profile", "ada")];
+    let ledger = || json_of(server.send("GET", "/v1/memory/ledger", &ada, b""), 200);
+    assert_eq!(ledger(), json!({ "object": "list", "generation": 0, "data": [] }));
+    let turn = server.chat(
+        &json!({ "messages": [user(ADA)], "deltamem": { "gauges": true, "overflow": "error" } }),
+        &ada,
+    );
+    assert_eq!(turn["deltamem"]["gauges"].as_array().map(Vec::len), Some(4));
+    assert_eq!(turn["deltamem"]["stop_reason"], "end_of_sequence");
+    // without the memory, which stays as it is
+    let without = json!({ "messages": [user(WHERE)], "deltamem": { "memory": false } });
+    let off = server.chat(&without, &ada);
+    assert_eq!(
+        (&off["memory"]["profile"], &off["memory"]["norm_after"]),
+        (&Value::Null, &json!(0.0))
+    );
+    let held = json!({ "messages": [user(WHERE)], "deltamem": { "regex": "(Rome|Oslo)" } });
+    let reading = [ada[0], ("X-Memory-Write", "false")];
+    assert!(["Rome", "Oslo"].contains(&server.text(&held, &reading).as_str()));
+    for wrong in [json!({ "memories": 1 }), json!(1), json!({ "overflow": "wait" })] {
+        let body = json!({ "messages": [user(WHERE)], "deltamem": wrong });
+        assert_eq!(server.refused("/v1/chat/completions", &body, 400)["param"], "deltamem");
+    }
+
+    let states = json_of(server.send("GET", "/v1/memory/states", &ada, b""), 200);
+    let sum = states["data"].as_array().expect("numbers").iter().filter_map(Value::as_f64);
+    let norm = sum.map(|x| x * x).sum::<f64>().sqrt();
+    assert!((norm - turn["memory"]["norm_after"].as_f64().expect("a norm")).abs() < 1e-3, "{norm}");
+
+    let send = |path: &str, body: Value, status| json_of(server.post(path, &body, &ada), status);
+    let written = send("/v1/memory/write", json!({ "text": "I have a cat called Luna." }), 200);
+    assert!(written["tokens_written"].as_u64() > Some(0));
+    let kinds = |ledger: &Value| -> Vec<String> {
+        let data = ledger["data"].as_array().expect("entries");
+        data.iter()
+            .map(|e| format!("{}{}", e["kind"].as_str().unwrap_or(""), e["before"]))
+            .collect()
+    };
+    let both = ledger();
+    assert_eq!(kinds(&both), ["turn0", "write1"]);
+    assert_eq!((&both["data"][0]["prompt"], &both["generation"]), (&json!(ADA), &json!(2)));
+    // the way back: a copy of an earlier generation takes back what came between
+    assert_eq!(send("/v1/memory/undo", json!({ "to": 1 }), 200)["counters"]["generation"], 3);
+    assert_eq!(kinds(&ledger()), ["turn0"]);
+    send("/v1/memory/branch", json!({ "to": "eve" }), 200);
+    assert_eq!(
+        send("/v1/memory/branch", json!({ "to": "eve" }), 409)["error"]["code"],
+        "profile_exists"
+    );
+    assert_eq!(
+        send("/v1/memory/branch", json!({ "to": "E v e" }), 400)["error"]["param"],
+        "X-Memory-Profile"
+    );
+    let eve = [("X-Memory-Profile", "eve")];
+    assert!(server.text(&json!({ "messages": [user(WHERE)] }), &eve).contains("Lisbon"));
+    assert_eq!(send("/v1/memory/undo", json!({ "to": 0 }), 200)["norm"], 0.0);
+    assert_eq!(kinds(&ledger()), [""; 0]);
+    // what was undone is written when it is said again
+    let again = server.chat(&json!({ "messages": [user(ADA)] }), &ada);
+    assert_eq!(again["memory"]["norm_after"], turn["memory"]["norm_after"]);
+    send("/v1/memory/write", json!({ "text": " " }), 400);
+    send("/v1/memory/write", json!({}), 400);
+    assert!(send("/v1/tokens", json!({ "text": ADA }), 200)["count"].as_u64() > Some(3));
 }
 
 #[test]

@@ -249,6 +249,7 @@ fn header_or_error(header: &deltamem::Result<MemoryHeader>) -> Value {
 fn header_json(header: &MemoryHeader) -> Value {
     let identity = &header.identity;
     json!({
+        "identity": identity.digest(),
         "backbone": identity.backbone,
         "backbone_fingerprint": identity.backbone_fingerprint,
         "weights": identity.quantisation,

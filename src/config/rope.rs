@@ -22,6 +22,15 @@ pub struct Yarn {
     pub truncate: bool,
 }
 
+/// What cos and sin are multiplied by if nothing else is said.
+pub(crate) fn usual_attention_factor(factor: f64) -> f64 {
+    magnitude(1.0, factor)
+}
+
+fn magnitude(scale: f64, factor: f64) -> f64 {
+    0.1 * scale * factor.ln() + 1.0
+}
+
 impl Yarn {
     /// Positions that it stretches to.
     pub fn n_positions(&self) -> usize {
@@ -67,15 +76,16 @@ impl Keys<'_> {
         let factor =
             number("factor", 1.0..=1024.0)?.ok_or_else(|| self.error(key, "factor: missing"))?;
         let original = number("original_max_position_embeddings", 1.0..=16_777_216.0)?;
-        let magnitude = |scale: f64| 0.1 * scale * factor.ln() + 1.0;
         let attention_factor = match number("attention_factor", 0.01..=100.0)? {
             Some(given) => given,
             None => {
                 let scales =
                     (number("mscale", 0.0..=100.0)?, number("mscale_all_dim", 0.0..=100.0)?);
                 match scales {
-                    (Some(a), Some(b)) if a != 0.0 && b != 0.0 => magnitude(a) / magnitude(b),
-                    _ => magnitude(1.0),
+                    (Some(a), Some(b)) if a != 0.0 && b != 0.0 => {
+                        magnitude(a, factor) / magnitude(b, factor)
+                    }
+                    _ => usual_attention_factor(factor),
                 }
             }
         };

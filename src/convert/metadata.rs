@@ -2,7 +2,7 @@
 //! converter writes for the same model.
 
 use super::{file_type, vocabulary};
-use crate::config::{Architecture, MAX_CONFIG_BYTES, ModelConfig};
+use crate::config::{Architecture, MAX_CONFIG_BYTES, ModelConfig, usual_attention_factor};
 use crate::error::{Error, Result};
 use crate::model_folder::{MAX_TOKENIZER_CONFIG_BYTES, ModelFolder};
 use crate::weights::bytes::read_bounded;
@@ -117,6 +117,20 @@ fn dimensions(config: &ModelConfig, raw: &Value) -> Values {
         if let Some(Ok(n)) = original.map(u32::try_from) {
             let key = "rope.scaling.original_context_length";
             values.push((key.into(), MetaValue::Count(n)));
+        }
+    }
+    if let Some(yarn) = &config.rope_scaling {
+        // In a file it changes the usual factor; the others are only said where they are not usual.
+        let change = yarn.attention_factor / usual_attention_factor(yarn.factor);
+        for (key, number, usual) in [
+            ("attn_factor", change, 1.0),
+            ("yarn_beta_fast", yarn.beta_fast, 32.0),
+            ("yarn_beta_slow", yarn.beta_slow, 1.0),
+        ] {
+            if (number - usual).abs() > 1e-6 {
+                let key = format!("rope.scaling.{key}");
+                values.push((key, MetaValue::Number(number as f32)));
+            }
         }
     }
     values

@@ -81,6 +81,35 @@ fn a_converted_model_is_read_back_as_it_was() {
 }
 
 #[test]
+fn stretched_positions_are_read_back_as_they_were() {
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path().join("a.gguf");
+    for more in [
+        "",
+        r#", "attention_factor": 1.5"#,
+        r#", "mscale": 1.0, "mscale_all_dim": 0.5, "beta_fast": 16, "beta_slow": 2"#,
+    ] {
+        let scaling = format!(
+            r#"{{"rope_scaling": {{"rope_type": "yarn", "factor": 4.0,
+                "original_max_position_embeddings": 1024{more}}}, "#
+        );
+        let text = config("qwen3", 512).replacen('{', &scaling, 1);
+        let before = folder(&text);
+        let extra = Extra { config: serde_json::from_str(&text).unwrap(), ..Extra::default() };
+        let conversion = Conversion::new(&before, &extra, &options(GgmlType::F32, &[])).unwrap();
+        conversion.write(before.tensors.as_ref(), &path, &mut |_, _| {}).unwrap();
+        let found = ModelFolder::open(&path).unwrap().config.rope_scaling.unwrap();
+        let expected = before.config.rope_scaling.unwrap();
+        assert!((found.attention_factor - expected.attention_factor).abs() < 1e-6, "{more}");
+        // that one is f32 in the file
+        let attention_factor = expected.attention_factor;
+        assert_eq!(crate::config::Yarn { attention_factor, ..found }, expected, "{more}");
+        let usual = crate::config::usual_attention_factor(4.0);
+        assert_eq!((expected.attention_factor - usual).abs() < 1e-9, more.is_empty());
+    }
+}
+
+#[test]
 fn rows_of_smollm3_are_where_llama_cpp_looks_for_them() {
     let temporary = tempfile::tempdir().unwrap();
     let path = temporary.path().join("a.gguf");

@@ -321,6 +321,33 @@ fn settings_that_cannot_be_run_are_named() {
     refused(heads.bytes(), "format", "is not 3 heads of pairs");
 }
 
+/// llama.cpp multiplies the usual factor, 0.1·ln 4 + 1, with what the file says.
+#[test]
+fn yarns_attention_factor_is_that_of_llama_cpp() {
+    let usual = 0.1 * 4f64.ln() + 1.0;
+    for (keys, expected) in [
+        (&[][..], usual),
+        (&[("attn_factor", 1.5)], 1.5 * usual),
+        (&[("yarn_attn_factor", 0.5)], 0.5 * usual),
+        (&[("attn_factor", 1.5), ("yarn_attn_factor", 0.5)], 0.75 * usual),
+    ] {
+        let mut builder = Builder::qwen3();
+        builder.text("qwen3.rope.scaling.type", "yarn").f32("qwen3.rope.scaling.factor", 4.0);
+        for (key, value) in keys {
+            builder.f32(&format!("qwen3.rope.scaling.{key}"), *value);
+        }
+        let folder = open_bytes(builder.bytes()).expect("a model");
+        let found = folder.config.rope_scaling.expect("a scaling").attention_factor;
+        assert!((found - expected).abs() < 1e-6, "{keys:?}: {found}, not {expected}");
+    }
+    for wrong in [0.0, -1.0, 1e9, f32::NAN] {
+        let mut builder = Builder::qwen3();
+        builder.text("qwen3.rope.scaling.type", "yarn").f32("qwen3.rope.scaling.factor", 4.0);
+        builder.f32("qwen3.rope.scaling.attn_factor", wrong);
+        refused(builder.bytes(), "config", "");
+    }
+}
+
 /// A vocabulary of two letters, changed.
 fn vocabulary(change: impl FnOnce(&mut Builder)) -> Vec<u8> {
     let mut builder = Builder::qwen3();

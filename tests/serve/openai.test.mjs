@@ -2,20 +2,13 @@
  * `deltamem serve` asked by OpenAI's own client for JavaScript, on the built-in model and the CPU twin:
  * streams, schemas, tools, errors, and a memory that outlives the server. Needs `npm ci --prefix web`
  * before, and cargo or the built program.
- *
- *   DELTAMEM_BIN  the program, by default what `cargo run` builds
  */
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
-import { mkdtemp, rm } from "node:fs/promises";
 import { createRequire } from "node:module";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { after, before, test } from "node:test";
-import { fileURLToPath } from "node:url";
+import { ROOT, Server } from "./server.mjs";
 
-const ROOT = fileURLToPath(new URL("../../", import.meta.url));
 // the one development environment for JavaScript is web/
 const OpenAI = createRequire(join(ROOT, "web/package.json"))("openai");
 
@@ -23,43 +16,13 @@ const ADA = { role: "user", content: "My name is Ada and I live in Lisbon." };
 const WHERE = { role: "user", content: "Where do I live?" };
 const TOKEN = "a-token";
 
-let home;
 let server;
 
-/** Starts the server and waits until it listens. */
-async function start() {
-  const built = process.env.DELTAMEM_BIN;
-  const options = ["serve", "--cpu", "--port", "0"];
-  const command = built ?? "cargo";
-  const args = built ? options : ["run", "--quiet", "--bin", "deltamem", "--", ...options];
-  const child = spawn(command, args, {
-    cwd: ROOT,
-    env: { ...process.env, DELTAMEM_DATA_DIR: join(home, "data"), DELTAMEM_TOKEN: TOKEN },
-    stdio: ["ignore", "pipe", "inherit"],
-  });
-  const ended = new Promise((resolve) => child.once("exit", resolve));
-  for await (const line of createInterface({ input: child.stdout })) {
-    const address = /^listening on (http:\S+)$/.exec(line)?.[1];
-    if (address) return { child, ended, address };
-  }
-  throw new Error("the server did not start");
-}
-
-async function stop() {
-  server.child.kill("SIGTERM");
-  assert.equal(await server.ended, 0);
-}
-
 before(async () => {
-  home = await mkdtemp(join(tmpdir(), "deltamem-serve-"));
-  server = await start();
+  server = await Server.begin({ token: TOKEN });
 });
 
-after(async () => {
-  server?.child.kill("SIGKILL");
-  await server?.ended;
-  if (home) await rm(home, { recursive: true, force: true });
-});
+after(() => server?.end());
 
 /** A client as anyone would make it, for one profile. */
 function client(profile, options = {}) {
@@ -160,8 +123,7 @@ test("a stream that is left and a request that is given up leave the server free
 test("a memory outlives the server, and profiles know nothing of each other", async () => {
   const told = await ask(client("ada"), [ADA]);
   await ask(client("ben"), [{ role: "user", content: "My name is Ben and I live in Oslo." }]);
-  await stop();
-  server = await start();
+  await server.restart();
   const where = async (profile) => (await ask(client(profile), [WHERE])).choices[0].message.content;
   assert.match(await where("ada"), /Lisbon/);
   const ben = await where("ben");

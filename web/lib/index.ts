@@ -6,6 +6,7 @@ export {
   type CloneOptions,
   type CompareOptions,
   type CompleteOptions,
+  type ConnectOptions,
   type CreateMonitor,
   type CreateOptions,
   type InspectOptions,

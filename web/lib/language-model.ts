@@ -18,9 +18,11 @@ import {
   type CloneOptions,
   type CompareOptions,
   type CompleteOptions,
+  type ConnectOptions,
   type CreateOptions,
   type InspectOptions,
   type PromptOptions,
+  type SessionOptions,
   type TurnReport,
   folderName,
   modelRequest,
@@ -36,7 +38,7 @@ import type {
   TurnRequest,
 } from "./protocol.js";
 import { SessionMemory } from "./session-memory.js";
-import { type WorkerHandle, hasGpu, startWorker } from "./start-worker.js";
+import { type WorkerHandle, hasGpu, startServer, startWorker } from "./start-worker.js";
 import { runTools } from "./tools.js";
 import { listStoredModels, removeStoredModel } from "./stored-models.js";
 import type { ModelInfo } from "./wasm.js";
@@ -45,6 +47,7 @@ export type {
   CloneOptions,
   CompareOptions,
   CompleteOptions,
+  ConnectOptions,
   CreateMonitor,
   CreateOptions,
   InspectOptions,
@@ -72,6 +75,8 @@ export class LanguageModel extends EventTarget {
   readonly model: ModelInfo;
   /** Why the weights are not kept on the device, if they are not. */
   readonly weightsNotice: string | null;
+  /** True if model and memory are on a server, not in this browser. */
+  readonly isOnServer: boolean;
   /** Called when messages had to leave the window. */
   oncontextoverflow: ((event: Event) => void) | null = null;
   readonly #worker: WorkerHandle;
@@ -89,6 +94,7 @@ export class LanguageModel extends EventTarget {
     this.#state = opened.state;
     this.model = opened.model;
     this.weightsNotice = opened.weightsNotice;
+    this.isOnServer = worker.isServer ?? false;
     this.memory = new SessionMemory(place.caller, () => this.#state);
     place.onEvent = (event) => this.#receive(event);
   }
@@ -124,8 +130,7 @@ export class LanguageModel extends EventTarget {
   static async create(options: CreateOptions): Promise<LanguageModel> {
     const { signal, monitor, tools = [] } = options;
     signal?.throwIfAborted();
-    const initialPrompts = initialPromptsOf(options.initialPrompts ?? []);
-    const descriptions = describeTools(tools);
+    const about = sessionRequest(options);
     if (!(await hasGpu(options.worker ?? true))) throw noGpu();
     signal?.throwIfAborted();
     const target = new EventTarget();
@@ -141,12 +146,8 @@ export class LanguageModel extends EventTarget {
         "open",
         {
           ...request,
+          ...about,
           name: options.name ?? folderName(request.modelUrl),
-          isThinking: options.thinking ?? null,
-          initialPrompts,
-          tools: descriptions,
-          profile: options.profile ?? DEFAULT_PROFILE,
-          isEphemeral: options.ephemeral ?? false,
           store: options.store ?? "opfs",
           sha256: options.sha256 ?? {},
           passphrase: options.passphrase ?? null,
@@ -161,6 +162,23 @@ export class LanguageModel extends EventTarget {
     } finally {
       signal?.removeEventListener("abort", giveUp);
     }
+  }
+
+  /**
+   * Converses with the model that a `deltamem serve` has loaded, and with the memories that it keeps;
+   * no GPU is needed here. Rejects with a `DeltamemError`, with the code `network` if nobody answers
+   * and `invalid_api_key` if the token is missing or wrong.
+   */
+  static async connect(options: ConnectOptions): Promise<LanguageModel> {
+    const { signal, server, token, tools = [] } = options;
+    signal?.throwIfAborted();
+    const about = sessionRequest(options);
+    const request = modelRequest({ model: server });
+    const worker = await startServer(request.modelUrl, token ?? null);
+    const place = new Place(worker);
+    const others = { name: "", store: "none" as const, sha256: {}, passphrase: null };
+    const opened = await place.caller.call("open", { ...request, ...about, ...others }, { signal });
+    return new LanguageModel(worker, place, opened, tools);
   }
 
   /** Tokens in the context window. */
@@ -326,7 +344,7 @@ export class LanguageModel extends EventTarget {
       signal,
       onNotice: ({ kind, text }) => (kind === "answer" ? onAnswer(text) : onThought?.(text)),
     });
-    if (isCommitted) void this.#askForPersistence();
+    if (isCommitted && !this.isOnServer) void this.#askForPersistence();
     const detail: TurnReport = { ...turn, isCommitted };
     this.#noteOverflow(turn.evictedMessages);
     this.dispatchEvent(new CustomEvent<TurnReport>("turn", { detail }));
@@ -388,6 +406,17 @@ function noGpu(): DeltamemError {
     "no_adapter",
     "This browser offers no WebGPU adapter. Use a current Chrome, Edge, Firefox or Safari, on https or localhost, with hardware acceleration on.",
   );
+}
+
+/** What a session is opened with, wherever its model is. */
+function sessionRequest(options: SessionOptions) {
+  return {
+    isThinking: options.thinking ?? null,
+    initialPrompts: initialPromptsOf(options.initialPrompts ?? []),
+    tools: describeTools(options.tools ?? []),
+    profile: options.profile ?? DEFAULT_PROFILE,
+    isEphemeral: options.ephemeral ?? false,
+  };
 }
 
 function turnRequest(messages: Message[], options: PromptOptions): TurnRequest {

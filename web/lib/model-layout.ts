@@ -27,7 +27,7 @@ export interface NamedRemote extends Remote {
 
 /** True for files that the model reads in pieces. */
 export function isWeights(name: string): boolean {
-  return /\.(safetensors|pt)$/.test(name);
+  return /\.(safetensors|pt|gguf)$/.test(name);
 }
 
 /** Every file that is needed and there. Throws `network`, naming the one that is missing. */

@@ -43,6 +43,7 @@ const PASSED_OVER = new Set([
   "service_tier",
   "store",
   "user",
+  "verbosity",
 ]);
 /** Refused, unless they say what holds anyway. */
 const NEUTRAL: Record<string, (value: unknown) => boolean> = {

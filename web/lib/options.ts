@@ -27,9 +27,8 @@ export interface InspectOptions {
   workerUrl?: string | URL;
 }
 
-export interface CreateOptions extends InspectOptions {
-  /** What to call the model; by default the folder's name. */
-  name?: string;
+/** What a session is, wherever its model runs. */
+export interface SessionOptions {
   /** Whether the model thinks before it answers; by default what its name suggests. */
   thinking?: boolean;
   /** Begins every context: at most one system message, first, then the others. */
@@ -40,13 +39,25 @@ export interface CreateOptions extends InspectOptions {
   profile?: string;
   /** Stores nothing and begins with an empty memory. */
   ephemeral?: boolean;
+  signal?: AbortSignal;
+}
+
+export interface ConnectOptions extends SessionOptions {
+  /** Address of a running `deltamem serve`. */
+  server: string | URL;
+  /** The token that it wants, if it does. */
+  token?: string;
+}
+
+export interface CreateOptions extends InspectOptions, SessionOptions {
+  /** What to call the model; by default the folder's name. */
+  name?: string;
   /** Encrypts what the profile stores; the wrong one is refused with the code `passphrase`. */
   passphrase?: string;
   /** Where the weights are kept: on the device (default), or nowhere. */
   store?: "opfs" | "none";
   /** Expected SHA-256 hashes by file name; another one is refused with the code `integrity`. */
   sha256?: Record<string, string>;
-  signal?: AbortSignal;
   monitor?: (monitor: CreateMonitor) => void;
 }
 

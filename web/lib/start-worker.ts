@@ -1,6 +1,6 @@
-/** Where the model runs: in a dedicated worker, or on the page. Owns the difference between the two. */
+/** Where the model runs: in a dedicated worker, on the page, or on a server. Owns the difference between them. */
 import { DeltamemError } from "./errors.js";
-import { Connection, type Port } from "./messages.js";
+import { Connection, type Port, Queue, serve } from "./messages.js";
 import type { ToPage, ToWorker } from "./protocol.js";
 
 export interface StartOptions {
@@ -11,6 +11,8 @@ export interface StartOptions {
 /** A running worker, or what stands for it. */
 export interface WorkerHandle {
   connection: Connection;
+  /** True if the model is not in this browser. */
+  isServer?: boolean;
   /** Frees everything; calls under way are lost. */
   end(): void;
 }
@@ -51,6 +53,20 @@ async function startOnPage(): Promise<WorkerHandle> {
   const connection = new Connection(page);
   const end = serveSessions(worker, wasm);
   return { connection, end };
+}
+
+/** Sessions with the model that `deltamem serve` has loaded at `url`. */
+export async function startServer(url: string, token: string | null): Promise<WorkerHandle> {
+  const [{ ServerApi }, { ServerSessions }] = await Promise.all([
+    import("./server-api.js"),
+    import("./server-sessions.js"),
+  ]);
+  const [page, server] = portPair<ToPage, ToWorker>();
+  const sessions = new ServerSessions(new ServerApi(url, token), (session, event) =>
+    server.postMessage({ kind: "event", session, event }),
+  );
+  serve(server, sessions.handlers, new Queue());
+  return { connection: new Connection(page), isServer: true, end: () => undefined };
 }
 
 type Listener<T> = (event: MessageEvent<T>) => void;

@@ -16,6 +16,8 @@ export interface ModelInfo {
   kv: string;
   /** Something a person should know, such as how little a small model knows. */
   notice: string | null;
+  /** Whether thinking can be switched, where the model itself says so. */
+  canThink?: boolean;
 }
 
 /** What was done to a memory since it was empty. */

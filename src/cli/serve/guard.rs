@@ -26,8 +26,8 @@ pub struct Guard {
     pub token: Option<String>,
 }
 
-/// These say nothing about anyone, and a page must come before its reader can enter a token.
-const WITHOUT_TOKEN: [&str; 4] = ["/", "/page.css", "/page.js", "/health"];
+/// What is about someone; the rest is the page, which must come before its reader can enter a token.
+const WITH_TOKEN: &str = "/v1/";
 const METHODS: &str = "GET, POST, DELETE";
 
 impl Guard {
@@ -42,7 +42,7 @@ impl Guard {
         let host = self.check_host(headers)?;
         let allowed = self.check_origin(path, headers, host)?;
         // browsers ask without a token whether they may ask with one
-        if method != Method::OPTIONS && !WITHOUT_TOKEN.contains(&path) {
+        if method != Method::OPTIONS && path.starts_with(WITH_TOKEN) {
             self.check_token(headers)?;
         }
         Ok(allowed)
@@ -230,5 +230,7 @@ mod tests {
         assert!(check(&guard, "/v1/models", &[host]).is_err());
         assert_eq!(check(&guard, "/health", &[host]), Ok(false));
         assert_eq!(check(&guard, "/", &[host]), Ok(false));
+        assert_eq!(check(&guard, "/assets/main.js", &[host]), Ok(false));
+        assert!(check(&guard, "/v1/memory", &[host]).is_err());
     }
 }

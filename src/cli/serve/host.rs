@@ -7,7 +7,7 @@ use super::conversations::{Choice, Conversation, Conversations};
 use super::memories::{self, MemoryTask};
 use super::queue::{Gone, Queue};
 use super::reply::{Report, Sink};
-use super::request::ChatRequest;
+use super::request::{ChatRequest, OnOverflow};
 use super::turns::{KnownTurns, digests, n_common, n_questions, n_system};
 use crate::cli::keeper::Keeper;
 use crate::cli::output::note;
@@ -22,13 +22,30 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
+/// Stands for the profile of conversations without a memory; no profile can be called so.
+const NO_PROFILE: &str = "";
 /// Most profiles whose turns are kept in mind; the others' are on disk.
 const MAX_PROFILES: usize = 64;
 
 /// What is asked of the model's thread.
 pub enum Job {
     Chat(Box<ChatJob>),
-    Memory { profile: String, task: MemoryTask, answer: oneshot::Sender<Result<Value, ApiError>> },
+    Memory {
+        profile: String,
+        task: MemoryTask,
+        answer: oneshot::Sender<Result<Value, ApiError>>,
+    },
+    /// Has the model read a text for the memory alone.
+    Write {
+        profile: String,
+        text: String,
+        answer: oneshot::Sender<Result<Value, ApiError>>,
+    },
+    /// How many tokens a text takes.
+    Count {
+        text: String,
+        answer: oneshot::Sender<Result<usize, ApiError>>,
+    },
 }
 
 /// A history to be answered for a profile.
@@ -67,7 +84,7 @@ impl Host {
     pub fn new(session: Session, defaults: TurnOptions, n_conversations: usize) -> Host {
         Host {
             identity: session.model().identity.clone(),
-            defaults: TurnOptions { overflow: Overflow::Evict, ..defaults },
+            defaults,
             thinking: session.enable_thinking(),
             conversations: Conversations::new(n_conversations),
             profiles: BTreeMap::new(),
@@ -85,12 +102,22 @@ impl Host {
                     // a change that was asked for is made, also if nobody waits for it any more
                     let _ = answer.send(block_on(self.change_memory(&profile, task)));
                 }
+                Job::Write { profile, text, answer } => {
+                    let _ = answer.send(block_on(self.write_text(&profile, &text)));
+                }
+                Job::Count { text, answer } => {
+                    let tokens = self.session.model().tokenizer.encode(&text);
+                    let _ = answer.send(tokens.map(|tokens| tokens.len()).map_err(ApiError::from));
+                }
             }
         }
     }
 
     fn chat(&mut self, job: ChatJob, gone: &Gone) {
-        let ChatJob { request, profile, is_written, mut sink } = job;
+        let ChatJob { request, mut profile, mut is_written, mut sink } = job;
+        if !request.extension.memory {
+            (profile, is_written) = (NO_PROFILE.into(), false);
+        }
         match block_on(self.answer(&request, &profile, is_written, gone, &mut sink)) {
             Ok((turn, generation)) => {
                 sink.finish(&Report { turn: &turn, profile: &profile, generation });
@@ -109,7 +136,10 @@ impl Host {
         sink: &mut Sink,
     ) -> Result<(Turn, Option<u64>), ApiError> {
         let options = self.options(request, is_written)?;
-        let mut keeper = self.open(profile, is_written)?;
+        let mut keeper = match request.extension.memory {
+            true => self.open(profile, is_written)?,
+            false => None,
+        };
         let file = self.see(profile, keeper.as_mut())?;
         let history = &request.history;
         let chain = digests(history);
@@ -165,6 +195,11 @@ impl Host {
         let mut options = self.defaults.clone();
         request.settings.apply(&mut options, random_seed());
         options.write_enabled &= is_written;
+        options.gauges = request.extension.gauges;
+        options.overflow = match request.extension.overflow {
+            OnOverflow::Evict => Overflow::Evict,
+            OnOverflow::Error => Overflow::Error,
+        };
         check(&options)?;
         Ok(options)
     }
@@ -299,22 +334,40 @@ impl Host {
     async fn change_memory(&mut self, profile: &str, task: MemoryTask) -> Result<Value, ApiError> {
         let Some(identity) = self.identity.clone() else { return Err(memories::no_memory()) };
         let is_forgotten = matches!(task, MemoryTask::Forget);
+        let is_replaced = !matches!(task, MemoryTask::Snapshot | MemoryTask::Branch(_));
         let mut keeper = self.open(profile, true)?.ok_or_else(memories::no_memory)?;
         // turns of before are to be known, whatever becomes of the memory
         self.see(profile, Some(&mut keeper))?;
         drop(keeper);
         let answer = memories::change(profile, &identity, task)?;
         if is_forgotten {
-            let was_current = self.conversations.current().is_some_and(|c| c.profile == profile);
-            self.conversations.drop_profile(profile);
             let entry = self.profile(profile);
             entry.file = None;
             entry.turns.forget();
+        }
+        if is_replaced {
+            // Their contexts were read with the memory that is gone, and hold as read what it has not.
+            let was_current = self.conversations.current().is_some_and(|c| c.profile == profile);
+            self.conversations.drop_profile(profile);
             if was_current {
                 self.session.begin(Vec::new(), today()).await?;
                 self.put(None).await?;
             }
         }
+        Ok(answer)
+    }
+
+    /// The text is read in a context of its own; conversations stay as they are.
+    async fn write_text(&mut self, profile: &str, text: &str) -> Result<Value, ApiError> {
+        let mut keeper = self.open(profile, true)?.ok_or_else(memories::no_memory)?;
+        let file = self.see(profile, Some(&mut keeper))?;
+        self.conversations.switch(&Choice::New, &mut self.session).await?;
+        self.put(file.as_ref()).await?;
+        self.session.begin(Vec::new(), today()).await?;
+        let n_tokens = self.session.write_text(text).await?;
+        let saved = self.save(profile, &mut keeper).await?;
+        let mut answer = memories::described(profile, &saved);
+        answer["tokens_written"] = n_tokens.into();
         Ok(answer)
     }
 

@@ -5,21 +5,25 @@ use super::api_error::ApiError;
 use super::guard::{Guard, guard};
 use super::host::{ChatJob, Job};
 use super::memories::{self, MemoryTask};
+use super::page::Page;
 use super::queue::{Queue, Refused, Ticket};
 use super::reply::{Chunks, Head, Sink};
 use super::request::read_request;
 use super::{PROFILE_HEADER, WRITE_HEADER};
+use crate::cli::options::engine_name;
 use crate::cli::output::note;
 use anyhow::{Context, Result};
 use axum::body::{Body, Bytes, HttpBody, to_bytes};
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
+use deltamem::engine::Engine;
 use deltamem::loaded::LoadedModel;
 use deltamem::memory_file::{MAX_FILE_BYTES, MemoryIdentity};
+use deltamem::nano;
 use futures_channel::oneshot;
 use serde_json::{Value, json};
 use std::net::TcpListener;
@@ -40,16 +44,34 @@ pub struct App {
     identity: Option<MemoryIdentity>,
     context_window: usize,
     started_s: u64,
+    /// For the page, and whoever wants to know: what a model in the browser says about itself.
+    about: Value,
 }
 
 impl App {
     pub fn new(model: &LoadedModel) -> App {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        let dims = model.engine.memory_dims();
+        let (weights, kv) = match &model.engine {
+            Engine::Gpu(gpu) => (gpu.options().weights.name(), gpu.options().kv.name()),
+            Engine::Cpu(_) => ("f32", "f32"),
+        };
         App {
             model: model.name.clone(),
             identity: model.identity.clone(),
             context_window: model.engine.context_window(),
             started_s: since.map_or(0, |since| since.as_secs()),
+            about: json!({
+                "adapter": engine_name(&model.engine),
+                "identity": model.identity.as_ref().map(|identity| identity.digest()),
+                "weights": weights,
+                "kv": kv,
+                "thinking": model.enable_thinking.is_some(),
+                "notice": (model.name == nano::NAME).then_some(nano::NOTICE),
+                "layers": dims.layers,
+                "num_state_heads": dims.num_state_heads,
+                "rank": dims.rank,
+            }),
         }
     }
 
@@ -65,6 +87,7 @@ impl App {
             "owned_by": "deltamem",
             "context_window": self.context_window,
             "memory": self.identity.is_some(),
+            "deltamem": self.about,
         })
     }
 
@@ -90,6 +113,18 @@ impl Shared {
             Refused::Closed => ApiError::shutting_down(),
         })
     }
+
+    /// Has the model's thread do something and waits for it.
+    async fn ask<T>(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<T, ApiError>>) -> Job,
+    ) -> Result<T, ApiError> {
+        let (answer, receiver) = oneshot::channel();
+        let ticket = self.push(job(answer))?;
+        let answer = receiver.await.map_err(|_| ApiError::shutting_down())?;
+        drop(ticket);
+        answer
+    }
 }
 
 async fn health(State(shared): State<Shared>) -> Json<Value> {
@@ -97,28 +132,31 @@ async fn health(State(shared): State<Shared>) -> Json<Value> {
 }
 
 /// All routes behind their guard.
-pub fn router(app: App, queue: Arc<Queue<Job>>, guarded: Guard) -> Router {
-    let text = |kind: &'static str, text: &'static str| {
-        get(move || async move { page_response(kind, text) })
-    };
+pub fn router(app: App, queue: Arc<Queue<Job>>, guarded: Guard, page: Page) -> Router {
+    let page = Arc::new(page);
     Router::new()
-        .route("/", text("text/html; charset=utf-8", include_str!("page.html")))
-        .route("/page.css", text("text/css; charset=utf-8", include_str!("page.css")))
-        .route("/page.js", text("text/javascript; charset=utf-8", include_str!("page.js")))
         .route("/health", get(health))
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
         .route("/v1/chat/completions", post(chat))
         .route("/v1/memory", get(show).delete(forget))
         .route("/v1/memory/profiles", get(profiles))
+        .route("/v1/memory/states", get(states))
+        .route("/v1/memory/ledger", get(ledger))
+        .route("/v1/memory/write", post(write_text))
+        .route("/v1/memory/branch", post(branch))
         .route("/v1/memory/export", get(export))
         .route("/v1/memory/import", post(import))
         .route("/v1/memory/snapshots", get(snapshots).post(snapshot))
         .route("/v1/memory/undo", post(undo))
         .route("/v1/memory/forget", post(forget))
-        .fallback(|request: Request| async move {
-            let message = format!("there is nothing at {}", request.uri().path());
-            ApiError::not_found("not_found", message)
+        .route("/v1/tokens", post(count_tokens))
+        .fallback(move |request: Request| async move {
+            let is_reading = matches!(*request.method(), Method::GET | Method::HEAD);
+            let path = request.uri().path();
+            page.get(path).filter(|_| is_reading).ok_or_else(|| {
+                ApiError::not_found("not_found", format!("there is nothing at {path}"))
+            })
         })
         .method_not_allowed_fallback(|| async {
             let status = StatusCode::METHOD_NOT_ALLOWED;
@@ -311,12 +349,8 @@ async fn change(
     headers: &HeaderMap,
     task: MemoryTask,
 ) -> Result<Json<Value>, ApiError> {
-    let (answer, receiver) = oneshot::channel();
     let profile = profile(headers)?;
-    let ticket = shared.push(Job::Memory { profile, task, answer })?;
-    let changed = receiver.await.map_err(|_| ApiError::shutting_down())??;
-    drop(ticket);
-    Ok(Json(changed))
+    shared.ask(|answer| Job::Memory { profile, task, answer }).await.map(Json)
 }
 
 async fn profiles() -> Result<Json<Value>, ApiError> {
@@ -326,6 +360,16 @@ async fn profiles() -> Result<Json<Value>, ApiError> {
 async fn show(State(shared): State<Shared>, headers: HeaderMap) -> Result<Json<Value>, ApiError> {
     let (profile, identity) = (profile(&headers)?, shared.app.identity()?);
     read(move || memories::show(&profile, &identity)).await.map(Json)
+}
+
+async fn states(State(shared): State<Shared>, headers: HeaderMap) -> Result<Json<Value>, ApiError> {
+    let (profile, identity) = (profile(&headers)?, shared.app.identity()?);
+    read(move || memories::states(&profile, &identity)).await.map(Json)
+}
+
+async fn ledger(State(shared): State<Shared>, headers: HeaderMap) -> Result<Json<Value>, ApiError> {
+    let (profile, identity) = (profile(&headers)?, shared.app.identity()?);
+    read(move || memories::ledger(&profile, &identity)).await.map(Json)
 }
 
 async fn snapshots(
@@ -396,19 +440,45 @@ async fn undo(
     change(&shared, &headers, MemoryTask::Undo(to)).await
 }
 
-async fn forget(State(shared): State<Shared>, headers: HeaderMap) -> Result<Json<Value>, ApiError> {
-    change(&shared, &headers, MemoryTask::Forget).await
+/// A string that the JSON body must have.
+async fn string_in(request: Request, name: &'static str) -> Result<String, ApiError> {
+    let bytes = body(request, "application/json", MAX_REQUEST_BYTES).await?;
+    let given: Value = serde_json::from_slice(&bytes)
+        .map_err(|e| ApiError::bad_request("invalid_json", format!("the body: {e}")))?;
+    let text = given.get(name).and_then(Value::as_str).map(str::to_string);
+    text.ok_or_else(|| ApiError::parameter(name, format!("the body has no text `{name}`")))
 }
 
-// ---- the page --------------------------------------------------------------------------------------
+/// Writes the body's `text` into the memory alone.
+async fn write_text(
+    State(shared): State<Shared>,
+    headers: HeaderMap,
+    request: Request,
+) -> Result<Json<Value>, ApiError> {
+    let (profile, text) = (profile(&headers)?, string_in(request, "text").await?);
+    shared.ask(|answer| Job::Write { profile, text, answer }).await.map(Json)
+}
 
-fn page_response(kind: &'static str, text: &'static str) -> Response {
-    let policy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-                  img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
-        (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy)),
-        (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
-    ];
-    (headers, text).into_response()
+/// Copies the memory into the profile that the body's `to` names, which must have none.
+async fn branch(
+    State(shared): State<Shared>,
+    headers: HeaderMap,
+    request: Request,
+) -> Result<Json<Value>, ApiError> {
+    let to = string_in(request, "to").await?;
+    change(&shared, &headers, MemoryTask::Branch(to)).await
+}
+
+/// How many tokens the body's `text` takes.
+async fn count_tokens(
+    State(shared): State<Shared>,
+    request: Request,
+) -> Result<Json<Value>, ApiError> {
+    let text = string_in(request, "text").await?;
+    let n_tokens = shared.ask(|answer| Job::Count { text, answer }).await?;
+    Ok(Json(json!({ "object": "tokens", "count": n_tokens })))
+}
+
+async fn forget(State(shared): State<Shared>, headers: HeaderMap) -> Result<Json<Value>, ApiError> {
+    change(&shared, &headers, MemoryTask::Forget).await
 }

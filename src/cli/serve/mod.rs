@@ -9,6 +9,7 @@ mod guard;
 mod host;
 mod http;
 mod memories;
+mod page;
 mod queue;
 mod reply;
 mod request;
@@ -24,8 +25,10 @@ use clap::Args;
 use deltamem::session::{Session, SessionOptions};
 use guard::Guard;
 use host::{Host, Job};
+use page::Page;
 use queue::Queue;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -64,6 +67,10 @@ pub struct ServeOptions {
     #[arg(long, value_name = "N", default_value_t = 3,
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=64))]
     conversations: usize,
+    /// The built demo page, to be shown at / with this model behind it, or `small` for a small page
+    /// [default: the one beside the program, or else the small one]
+    #[arg(long, value_name = "FOLDER")]
+    page: Option<PathBuf>,
     #[command(flatten)]
     model: ModelOptions,
     #[command(flatten)]
@@ -117,6 +124,7 @@ pub fn run(options: &ServeOptions) -> Result<ExitCode> {
     let addresses = options.addresses()?;
     let guard = options.guard(&addresses)?;
     let has_token = guard.token.is_some();
+    let (page, page_folder) = Page::find(options.page.as_deref())?;
     // before the model is loaded: an address in use is the more common mistake
     let listener = TcpListener::bind(&addresses[..])
         .with_context(|| format!("listening on {} port {}", options.host, options.port))?;
@@ -135,7 +143,7 @@ pub fn run(options: &ServeOptions) -> Result<ExitCode> {
     let defaults = session.default_turn_options();
     let host = Host::new(session, defaults, options.conversations);
 
-    let router = http::router(app, queue.clone(), guard);
+    let router = http::router(app, queue.clone(), guard, page);
     let connections = std::thread::Builder::new().name("http".into());
     let connections = connections.spawn({
         let queue = Arc::clone(&queue);
@@ -147,6 +155,10 @@ pub fn run(options: &ServeOptions) -> Result<ExitCode> {
         }
     })?;
     put!("listening on http://{address}")?;
+    match page_folder {
+        Some(folder) => note!("the page at / is {}", printable(&folder.display().to_string())),
+        None => note!("a small page is at /; the whole one is built by ./dev web (see --page)"),
+    }
     if has_token {
         note!("with a token");
     }

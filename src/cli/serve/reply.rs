@@ -39,6 +39,7 @@ impl Head {
 /// A finished turn, and what became of the memory.
 pub struct Report<'a> {
     pub turn: &'a Turn,
+    /// Empty for an answer without a memory.
     pub profile: &'a str,
     /// The generation that holds what was written; `None` if nothing was saved.
     pub generation: Option<u64>,
@@ -78,12 +79,22 @@ impl Report<'_> {
     /// Not OpenAI's: what a person may want to know.
     fn memory(&self) -> Value {
         json!({
-            "profile": self.profile,
+            "profile": (!self.profile.is_empty()).then_some(self.profile),
             "generation": self.generation,
             "norm_before": self.turn.memory_norms.0,
             "norm_after": self.turn.memory_norms.1,
             "evicted_messages": self.turn.evicted_messages,
             "rollback": self.turn.prompt.rollback,
+        })
+    }
+
+    /// Nor this: what the engine tells of a turn.
+    fn details(&self) -> Value {
+        json!({
+            "stop_reason": self.turn.stop_reason,
+            "prompt_seconds": self.turn.prompt_time.as_secs_f64(),
+            "decode_seconds": self.turn.decode_time.as_secs_f64(),
+            "gauges": self.turn.gauges,
         })
     }
 
@@ -113,6 +124,7 @@ impl Report<'_> {
             }],
             "usage": self.usage(),
             "memory": self.memory(),
+            "deltamem": self.details(),
         })
     }
 }
@@ -186,6 +198,7 @@ impl Sink {
                 }
                 let mut last = sink.chunk(json!({}), Some(report.finish_reason()));
                 last["memory"] = report.memory();
+                last["deltamem"] = report.details();
                 sink.send_json(&last);
                 if sink.has_usage {
                     let mut usage = sink.chunk(json!({}), None);

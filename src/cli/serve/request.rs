@@ -6,6 +6,7 @@ use super::api_error::ApiError;
 use deltamem::chat::{Message, Role, ToolCall};
 use deltamem::constraint::Constraint;
 use deltamem::session::TurnOptions;
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 
@@ -20,9 +21,40 @@ pub struct ChatRequest {
     /// In OpenAI's wrapping.
     pub tools: Vec<Value>,
     pub settings: Settings,
+    pub extension: Extension,
     pub is_streamed: bool,
     /// A last chunk has the usage.
     pub has_usage: bool,
+}
+
+/// What `deltamem` in the body asks for; OpenAI's interface has no place for it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Extension {
+    /// False answers with an empty memory, and leaves the profile's alone.
+    pub memory: bool,
+    /// Reports how much the memory had its say in the reply's last token.
+    pub gauges: bool,
+    pub overflow: OnOverflow,
+    /// A regular expression for the whole reply.
+    regex: Option<String>,
+}
+
+/// What a full window does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnOverflow {
+    /// The oldest turns leave the context.
+    #[default]
+    Evict,
+    /// The request fails.
+    Error,
+}
+
+impl Default for Extension {
+    fn default() -> Extension {
+        Extension { memory: true, gauges: false, overflow: OnOverflow::Evict, regex: None }
+    }
 }
 
 /// What is not given comes from the model's files.
@@ -86,7 +118,19 @@ pub fn read_request(body: &[u8]) -> Result<ChatRequest, ApiError> {
     let get = |name: &str| given.get(name).filter(|value| !value.is_null());
     let stream_options = get("stream_options").and_then(Value::as_object);
     let usage = stream_options.and_then(|options| options.get("include_usage"));
-    let settings = read_settings(&given)?;
+    let extension = match get("deltamem") {
+        None => Extension::default(),
+        Some(extension) => Extension::deserialize(extension)
+            .map_err(|e| ApiError::parameter("deltamem", format!("`deltamem`: {e}")))?,
+    };
+    let mut settings = read_settings(&given)?;
+    if let Some(pattern) = &extension.regex {
+        if settings.constraint.is_some() {
+            let message = "a reply is held to a schema or to a regular expression, not to both";
+            return Err(ApiError::parameter("deltamem", message));
+        }
+        settings.constraint = Some(Constraint::Regex(pattern.clone()));
+    }
     let tools = read_tools(get("tools"), get("tool_choice"))?;
     if settings.constraint.is_some() && !tools.is_empty() {
         let message = "a reply that is held to a schema cannot call tools; ask without the schema \
@@ -99,6 +143,7 @@ pub fn read_request(body: &[u8]) -> Result<ChatRequest, ApiError> {
         history: read_messages(get("messages"))?,
         tools,
         settings,
+        extension,
         is_streamed: flag(&given, "stream")?.unwrap_or(false),
         has_usage: usage.and_then(Value::as_bool).unwrap_or(false),
     })
@@ -125,7 +170,8 @@ fn refuse_unsupported(name: &str, value: &Value) -> Result<(), ApiError> {
         | "tools"
         | "tool_choice"
         | "reasoning_effort"
-        | "chat_template_kwargs" => true,
+        | "chat_template_kwargs"
+        | "deltamem" => true,
         // refused, unless they say what holds anyway
         "n" => value.as_u64() == Some(1),
         "logprobs" => *value == Value::Bool(false),

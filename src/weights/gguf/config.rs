@@ -4,6 +4,7 @@
 
 use super::metadata::Metadata;
 use super::source::GgufSource;
+use crate::config::usual_attention_factor;
 use crate::error::{Error, Result};
 use crate::weights::TensorSource;
 use serde_json::{Map, Value, json};
@@ -96,13 +97,18 @@ fn rope_scaling(metadata: &Metadata, architecture: &str) -> Result<Value> {
     }
     for (name, json_name) in [
         ("scaling.factor", "factor"),
-        ("scaling.yarn_attn_factor", "attention_factor"),
         ("scaling.yarn_beta_fast", "beta_fast"),
         ("scaling.yarn_beta_slow", "beta_slow"),
     ] {
         if let Some(x) = number(name)? {
             scaling.insert(json_name.into(), x.into());
         }
+    }
+    let given = (number("scaling.attn_factor")?, number("scaling.yarn_attn_factor")?);
+    if let (Some(factor), (Some(_), _) | (_, Some(_))) = (number("scaling.factor")?, given) {
+        // Both change the usual factor, which transformers' `attention_factor` stands for.
+        let change = given.0.unwrap_or(1.0) * given.1.unwrap_or(1.0);
+        scaling.insert("attention_factor".into(), (change * usual_attention_factor(factor)).into());
     }
     if let Some(n) = metadata.count(&key("scaling.original_context_length"))? {
         scaling.insert("original_max_position_embeddings".into(), n.into());

@@ -20,6 +20,7 @@ import {
   work,
 } from "./page.js";
 import { ProfilesDialog } from "./profiles-dialog.js";
+import { isServed, serverToken, startServed } from "./server.js";
 import { SessionHost } from "./session-host.js";
 import { Settings, type ModelEntry } from "./settings.js";
 import { startSidePanel } from "./side-panel.js";
@@ -59,6 +60,7 @@ startDialogs();
 startTheme(() => panel.redraw());
 startSidePanel();
 startActions();
+startServed();
 host.addEventListener("session", () => void showSession().catch(showError));
 host.addEventListener("state", () => {
   showState();
@@ -80,7 +82,9 @@ onPhase((phase) => {
   button("new-context").disabled = !isReady;
   button("open-profiles").disabled = phase === "replying" || phase === "working";
 });
-void openFirst(settings.model, settings.profile).finally(() => void startOffline());
+void openFirst(settings.model, settings.profile).finally(() => {
+  if (!isServed) void startOffline();
+});
 
 // ---- opening ----------------------------------------------------------------------------------------
 
@@ -145,6 +149,12 @@ async function open(model: ModelEntry, profile: string, wish: OpenWish): Promise
         settings.choose(model, profile);
         return;
       } catch (error) {
+        if (errorCode(error) === "invalid_api_key") {
+          const token = await askToken();
+          if (token === undefined) throw error;
+          serverToken.set(token);
+          continue;
+        }
         if (errorCode(error) !== "passphrase") throw error;
         passphrase = await askPassphrase(profile, passphrase !== undefined);
         if (passphrase === undefined) throw error;
@@ -170,6 +180,16 @@ async function askPassphrase(profile: string, isAgain: boolean): Promise<string 
   return answer?.["passphrase"] || undefined;
 }
 
+async function askToken(): Promise<string | undefined> {
+  const answer = await ask({
+    title: "This server wants its token",
+    text: "It is what the server was started with. It is kept until this tab closes.",
+    ok: "Go on",
+    fields: [{ name: "token", label: "Token", type: "password", isRequired: true }],
+  });
+  return answer?.["token"] || undefined;
+}
+
 // ---- what is shown ----------------------------------------------------------------------------------
 
 async function showSession(): Promise<void> {
@@ -188,13 +208,13 @@ function showState(): void {
   const { session, model } = host;
   if (!session || !model) return;
   node("model-name").textContent = model.name;
-  button("open-models").title = `${session.model.weights} weights on ${session.model.adapter || "a GPU without a name"}`;
+  button("open-models").title = `${session.model.weights} weights on ${session.model.adapter || "a GPU without a name"}${isServed ? ", on the server" : ""}`;
   node("profile-name").textContent = host.profile;
   button("ephemeral").setAttribute("aria-pressed", String(host.isTemporary));
   document.body.dataset["temporary"] = String(host.isTemporary);
   const { memory } = session;
   banner("model", session.model.notice ? sentence(session.model.notice) : null, {
-    action: { label: "Other models", run: () => models.open() },
+    ...(!isServed && { action: { label: "Other models", run: () => models.open() } }),
   });
   banner("weights", session.weightsNotice);
   banner("memory", memory.notice);

@@ -125,7 +125,10 @@ export class MemoryPanel {
     if (isReadOnly) badges.push("read-only");
     if (isPaused) badges.push("paused");
     if (this.#host.isTemporary) badges.push("temporary");
-    else if (hasMemory) badges.push(isEphemeral ? "not stored" : "kept in this browser");
+    else if (hasMemory) {
+      const place = session.isOnServer ? "kept by the server" : "kept in this browser";
+      badges.push(isEphemeral ? "not stored" : place);
+    }
     if (session?.memory.encrypted) badges.push("encrypted");
     node("badges").replaceChildren(...badges.map((text) => element("span", "badge", text)));
     showText(

@@ -4,6 +4,7 @@
  * person and nothing else, so it gets offers of its own.
  */
 import { element, node, showText } from "./dom.js";
+import { RUNS, STAYS } from "./server.js";
 import type { SessionHost } from "./session-host.js";
 
 interface Offer {
@@ -32,10 +33,8 @@ const QUESTIONS: Offer[] = [
   { text: "Where do I live?", isCompared: true },
 ];
 
-const WELCOME =
-  "It runs in this browser. What you say goes into a small memory inside the model, which stays on this device when you close the page.";
-const FIRST_MINUTE =
-  "Tell it something about yourself, reload the page or press New chat, and ask: the context is empty then, and the answer comes from a small memory inside the model. It stays on this device.";
+const WELCOME = `${RUNS} What you say goes into a small memory inside the model, ${STAYS} when you close the page.`;
+const FIRST_MINUTE = `Tell it something about yourself, reload the page or press New chat, and ask: the context is empty then, and the answer comes from a small memory inside the model, ${STAYS}.`;
 const NEXT =
   "It is in the memory now. Reload the page or press New chat, which empties the context, and ask for it.";
 

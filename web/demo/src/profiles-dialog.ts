@@ -3,6 +3,7 @@ import { ask } from "./dialogs.js";
 import { button, byId, dialog, element, input, node, textButton } from "./dom.js";
 import { bytes, shortTime } from "./format.js";
 import { currentPhase, showError, toast } from "./page.js";
+import { isServed } from "./server.js";
 import type { SessionHost } from "./session-host.js";
 import { DEFAULT_PROFILE, type Settings } from "./settings.js";
 
@@ -61,7 +62,9 @@ export class ProfilesDialog {
       if (hasContent) {
         const answer = await ask({
           title: `Delete “${profile}”?`,
-          text: "Its memories, earlier states and conversations are deleted, with whatever model they were made. This cannot be undone.",
+          text: isServed
+            ? "Its memory with this model, earlier states and conversations are deleted. This cannot be undone."
+            : "Its memories, earlier states and conversations are deleted, with whatever model they were made. This cannot be undone.",
           ok: "Delete",
           cancel: "Keep it",
           isDangerous: true,

@@ -6,6 +6,7 @@
  * `device` (with `lost` or `restored` as `detail`).
  */
 import { LanguageModel, type TurnReport } from "../../lib/index.js";
+import { isServed, serverToken } from "./server.js";
 import type { ModelEntry } from "./settings.js";
 
 /** How long the stored session of before may take to let go of a profile. */
@@ -63,6 +64,15 @@ export class SessionHost extends EventTarget {
   /** Loads a model with a profile's memory; it is not shown before `adopt`. */
   prepare(model: ModelEntry, profile: string, options: OpenOptions): Promise<LanguageModel> {
     const { passphrase, signal, onProgress } = options;
+    if (isServed) {
+      const token = serverToken.get();
+      return LanguageModel.connect({
+        server: model.url,
+        profile,
+        ...(token !== null && { token }),
+        ...(signal && { signal }),
+      });
+    }
     return LanguageModel.create({
       model: new URL(model.url, document.baseURI),
       name: model.name,
@@ -92,7 +102,11 @@ export class SessionHost extends EventTarget {
     const mayFollow = this.#shown !== null && this.#profile === profile;
     this.close();
     if (mayFollow) await writable(session);
-    this.#model = model;
+    const { name, canThink } = session.model;
+    // What a server has loaded is known only now.
+    this.#model = session.isOnServer
+      ? { ...model, name, isBuiltIn: name === "nano", canThink: canThink ?? false }
+      : model;
     this.#profile = profile;
     this.#passphrase = passphrase;
     this.#show(session);

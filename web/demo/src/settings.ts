@@ -4,6 +4,7 @@
  */
 import type { Weights } from "../../lib/index.js";
 import { LISTED, type ModelEntry } from "./registry.js";
+import { serverModel } from "./server.js";
 
 export type { ModelEntry };
 
@@ -34,9 +35,9 @@ export class Settings {
     }));
   }
 
-  /** The chosen model; the built-in one if that is gone. */
+  /** The server's model, or the chosen one; the built-in one if that is gone. */
   get model(): ModelEntry {
-    return this.models.find(({ id }) => id === this.#stored.model) ?? this.builtIn;
+    return serverModel ?? this.models.find(({ id }) => id === this.#stored.model) ?? this.builtIn;
   }
 
   get builtIn(): ModelEntry {
@@ -54,7 +55,7 @@ export class Settings {
   }
 
   choose(model: ModelEntry, profile: string): void {
-    this.#stored.model = model.id;
+    if (!serverModel) this.#stored.model = model.id;
     this.#stored.profile = profile;
     if (!this.#stored.profiles.includes(profile)) this.#stored.profiles.push(profile);
     this.#write();

@@ -141,3 +141,21 @@ fn histories_keep_calls_results_and_thoughts() {
         assert_eq!(refused(json!({ "messages": [message] })).1, param);
     }
 }
+
+/// The npm package passes over the same parameters; a list that only one of them knows is a bug.
+#[test]
+fn what_is_passed_over_is_the_same_in_the_npm_package() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/web/lib/openai-request.ts");
+    let text = std::fs::read_to_string(path).unwrap();
+    let list = |name: &str| -> Vec<String> {
+        let (_, rest) = text.split_once(&format!("const {name} = new Set([")).unwrap();
+        let (inside, _) = rest.split_once("]);").unwrap();
+        inside.split('"').skip(1).step_by(2).map(str::to_string).collect()
+    };
+    assert_eq!(list("PASSED_OVER"), PASSED_OVER);
+    // and what is read there is read here
+    for name in list("READ") {
+        let refused = refuse_unsupported(&name, &serde_json::json!(1));
+        assert!(refused.is_ok(), "{name}");
+    }
+}

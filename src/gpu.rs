@@ -293,7 +293,7 @@ impl Gpu {
     pub async fn storage_with(&self, label: &str, values: &[f32]) -> Result<wgpu::Buffer> {
         let buffer = self.storage(label, 4 * values.len() as u64).await?;
         if !values.is_empty() {
-            self.write(&buffer, 0, bytemuck::cast_slice(values));
+            self.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(values));
         }
         Ok(buffer)
     }

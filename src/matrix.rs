@@ -10,7 +10,7 @@ use crate::weights::quantize::{encode_row, row_bytes, row_stride};
 /// Bytes of f32 rows that are converted at a time.
 const PIECE_BYTES: usize = 4 << 20;
 /// Bytes handed to the queue before it is made to let go of its copies.
-const FLUSH_BYTES: u64 = 64 << 20;
+const FLUSH_BYTES: u64 = 16 << 20;
 
 /// `[n_rows, k]`, in as many parts as its tensors' storages and the device's binding size ask for.
 #[derive(Debug)]

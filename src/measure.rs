@@ -12,7 +12,7 @@ mod work;
 mod write_mode;
 
 pub use host::HostMemory;
-pub use report::Report;
+pub use report::{About, Report};
 pub use write_mode::WriteMode;
 
 use crate::config::{DeltaConfig, ModelConfig};
@@ -53,6 +53,8 @@ pub struct Settings {
     pub budget: Duration,
     /// Of models that are loaded side by side.
     pub max_loaded_bytes: u64,
+    /// Only loads the first mode, for its time and memory; nothing is computed.
+    pub only_load: bool,
 }
 
 /// Tokens of the prompt behind which the first token is timed.
@@ -119,17 +121,22 @@ pub async fn measure(
 
     tell("loading");
     let mut first = candidate(subject, device, &load, settings.modes[0]).await?;
+    report.load_seconds = first.load_seconds;
+    if settings.only_load {
+        report.memory_bytes = memory(&first, before);
+        report.memory_checks = report.memory_bytes.checks();
+        return Ok(report);
+    }
     let prompt_tokens = FIRST_PROMPT.min(window_of(&first));
     let cold = runs::prefill(&mut first.engine, prompt_tokens).await?;
     let warm = runs::prefill(&mut first.engine, prompt_tokens).await?;
     runs::decode(&mut first.engine, 0, 1).await?;
-    report.load_seconds = first.load_seconds;
-    report.first_token = FirstToken {
+    report.first_token = Some(FirstToken {
         prompt_tokens,
         delta: first.mode,
         cold_seconds: first.load_seconds + cold,
         warm_seconds: warm,
-    };
+    });
     report.memory_bytes = memory(&first, before);
     report.memory_checks = report.memory_bytes.checks();
 

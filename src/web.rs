@@ -6,6 +6,7 @@
 //! model until their promise settles, so a second call before that throws wasm-bindgen's "recursive
 //! use of an object": callers queue (the worker does).
 
+mod bench;
 mod constraint;
 mod conversation;
 mod files;

@@ -1,5 +1,6 @@
 /** Compiles only if the wasm module as it was built has the surface that the library expects. */
 import init, {
+  bench,
   inspect,
   selfTest,
   WebModel as Built,
@@ -15,3 +16,4 @@ export const makeHashFits: typeof expected.WebSha256 = BuiltSha256;
 export const hashFits = (built: BuiltSha256): WebSha256 => built;
 export const inspectFits: typeof expected.inspect = inspect;
 export const selfTestFits: typeof expected.selfTest = selfTest;
+export const benchFits: typeof expected.bench = bench;

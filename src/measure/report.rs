@@ -3,12 +3,26 @@
 use super::roofline::Limits;
 use super::runs::{median, speed_ratio};
 use super::{Candidate, Measured, Settings, Task, WriteMode};
+use crate::chat::CivilDate;
 use crate::gpu::{KernelTime, Tier};
 use crate::loaded::Device;
 use crate::model::LoadOptions;
 use serde::Serialize;
+use serde_json::{Value, json};
+use web_time::SystemTime;
 
-/// All of it. Who prints it adds which model and when.
+/// What only its caller knows.
+#[derive(Debug, Serialize)]
+pub struct About {
+    pub model: String,
+    /// As `loaded::quantisation` has it.
+    pub weights: String,
+    /// The mode of the adapter that came with the model; the others' were generated.
+    pub given_adapter: Option<WriteMode>,
+    pub base_tier: bool,
+}
+
+/// What was measured.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// The adapter's name, or `cpu` for the twin of the shaders.
@@ -27,7 +41,8 @@ pub struct Report {
     pub is_interleaved: bool,
     /// Reading the files, uploading and compiling, of the first mode.
     pub load_seconds: f64,
-    pub first_token: FirstToken,
+    /// `None` if nothing but loading was wanted.
+    pub first_token: Option<FirstToken>,
     pub prefill: Vec<Rate>,
     pub decode: Vec<Rate>,
     /// What a token of the first mode with δ-mem asks of the device; `None` for the twin.
@@ -217,6 +232,19 @@ impl LeftOut {
 }
 
 impl Report {
+    /// The whole as JSON, with who measured what and when.
+    pub fn with(&self, about: About) -> Value {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let date = CivilDate::from_unix_seconds(since.as_secs() as i64);
+        let mut all = json!({ "version": env!("CARGO_PKG_VERSION"), "date": date.to_string() });
+        for part in [json!(about), json!(self)] {
+            if let (Value::Object(all), Value::Object(part)) = (&mut all, part) {
+                all.extend(part);
+            }
+        }
+        all
+    }
+
     pub(super) fn new(device: &Device, load: &LoadOptions, settings: &Settings) -> Report {
         let tier = |tier: &Tier| TierReport {
             subgroups: tier.subgroups,
@@ -237,12 +265,7 @@ impl Report {
             debug_build: cfg!(debug_assertions),
             is_interleaved: true,
             load_seconds: 0.0,
-            first_token: FirstToken {
-                prompt_tokens: 0,
-                delta: settings.modes[0],
-                cold_seconds: 0.0,
-                warm_seconds: 0.0,
-            },
+            first_token: None,
             prefill: Vec::new(),
             decode: Vec::new(),
             per_token: None,

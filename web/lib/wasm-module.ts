@@ -7,6 +7,7 @@ import start, * as wasm from "./deltamem.js";
 import type * as types from "./wasm.js";
 
 export type {
+  BenchOptions,
   ByteFile,
   Constraint,
   Footprint,
@@ -36,3 +37,4 @@ export const WebSha256: new () => types.WebSha256 = wasm.WebSha256;
 
 export const inspect: types.Inspect = wasm.inspect;
 export const selfTest: types.SelfTest = wasm.selfTest;
+export const bench: types.Bench = wasm.bench;

@@ -283,3 +283,38 @@ export type SelfTest = (
   files: Map<string, Uint8Array>,
   options: string,
 ) => Promise<string>;
+
+/** What is measured, as JSON; what is not given is as in `deltamem bench`. */
+export interface BenchOptions {
+  /** What to call the model. */
+  name?: string;
+  /** `f16` if not given; a GGUF file's matrices stay as they are. */
+  weights?: "f32" | "f16" | "q8" | "q4";
+  /** `f16` if not given. */
+  kv?: "f32" | "f16";
+  /** Tokens that are read together. */
+  chunk?: number;
+  /** Uses nothing beyond plain WebGPU. */
+  baseTier?: boolean;
+  /** Tokens of the prompts. */
+  prefill?: number[];
+  /** Tokens in the context before decoding. */
+  contexts?: number[];
+  decodeTokens?: number;
+  /** Rounds of which the median is taken. */
+  runs?: number;
+  /** About how long prefill and decode may take; 60 if not given. */
+  budgetSeconds?: number;
+  /** Write modes; those that the adapter is not of are measured with a generated one. */
+  delta?: ("off" | "tsw" | "msw" | "ssw")[];
+}
+
+/**
+ * Measures a model, given as its files by name, on this GPU: the JSON of `deltamem bench --json`.
+ * `onProgress` hears what is being done.
+ */
+export type Bench = (
+  files: Map<string, Uint8Array>,
+  options: string,
+  onProgress: (what: string) => void,
+) => Promise<string>;

@@ -477,6 +477,11 @@ export async function selfTest(files) {
   });
 }
 
+export async function bench(files, options, onProgress) {
+  onProgress("loading");
+  return JSON.stringify({ model: JSON.parse(options).name ?? "model", prefill: [], decode: [] });
+}
+
 /** SHA-256 (FIPS 180-4) of bytes as they come. */
 export class WebSha256 {
   #bytes = [];

@@ -10,11 +10,10 @@ use super::output::{note, put};
 use anyhow::Result;
 use clap::Args;
 use deltamem::loaded::{Device, quantisation};
-use deltamem::measure::{Settings, Subject, WriteMode, measure};
+use deltamem::measure::{About, Settings, Subject, WriteMode, measure};
 use deltamem::nano;
 use deltamem::weights::TensorSource;
 use made_up::MadeUpOptions;
-use serde_json::{Value, json};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -45,6 +44,9 @@ pub struct BenchOptions {
     /// one [default: all; off,tsw for a large model on a software adapter]
     #[arg(long, value_name = "MODE,…", value_delimiter = ',', value_parser = mode_of)]
     delta: Option<Vec<WriteMode>>,
+    /// Only load the model, for the time and the memory that takes
+    #[arg(long)]
+    only_load: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -84,19 +86,12 @@ pub fn run(options: &BenchOptions) -> Result<ExitCode> {
     let found = measure(&subject, &device, &load, &settings, &mut tell);
     let report = pollster::block_on(found)?;
 
-    let given = adapter.as_ref().map(|adapter| WriteMode::of(&adapter.config).name());
-    let mut all = json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "date": jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        "model": folder.name,
-        "weights": quantisation(&folder, model.weights().storage()),
-        "given_adapter": given,
-        "base_tier": options.run.device.base_tier,
+    let all = report.with(About {
+        model: folder.name.clone(),
+        weights: quantisation(&folder, model.weights().storage()),
+        given_adapter: adapter.as_ref().map(|adapter| WriteMode::of(&adapter.config)),
+        base_tier: options.run.device.base_tier,
     });
-    let report = serde_json::to_value(report)?;
-    if let (Value::Object(all), Value::Object(report)) = (&mut all, report) {
-        all.extend(report);
-    }
     match options.json {
         true => put!("{all}")?,
         false => table::print(&all)?,
@@ -133,6 +128,7 @@ impl BenchOptions {
                 true => host_memory().map_or(MAX_GPU_BYTES, |free| free / 2),
                 false => MAX_GPU_BYTES,
             },
+            only_load: self.only_load,
         }
     }
 }

@@ -23,15 +23,17 @@ pub fn print(report: &Value) -> Result<()> {
     if report["is_interleaved"] == false {
         put!("modes one after the other, for want of memory: ratios are rough")?;
     }
+    put!("\nloaded in {} s", number(&report["load_seconds"]))?;
     let first = &report["first_token"];
-    put!(
-        "\nloaded in {} s; first token after a prompt of {}: {} s cold (with loading), {} s warm",
-        number(&report["load_seconds"]),
-        first["prompt_tokens"],
-        number(&first["cold_seconds"]),
-        number(&first["warm_seconds"]),
-    )?;
-    rates(report)?;
+    if first.is_object() {
+        put!(
+            "first token after a prompt of {}: {} s cold (with loading), {} s warm",
+            first["prompt_tokens"],
+            number(&first["cold_seconds"]),
+            number(&first["warm_seconds"]),
+        )?;
+        rates(report)?;
+    }
     if report["per_token"].is_object() {
         let of = &report["per_token"];
         put!(

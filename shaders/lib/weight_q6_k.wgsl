@@ -31,7 +31,7 @@ fn weight_quad(row: u32, quad: u32) -> vec4<f32> {
     let bits = weight[at + within / 2u] >> ((within & 1u) * 16u);
     let upper = weight[at + 32u + within / 4u] >> (within % 4u * 8u);
     let scale = group_scales(row, quad / 8u * 2u);
-    return quants(bits, upper) * select(scale.x, scale.y, (quad / 4u & 1u) == 1u);
+    return quants(bits, upper) * select(scale.x, scale.y, ((quad / 4u) & 1u) == 1u);
 }
 
 // Quants less 32 of elements 32·block .. 32·block + 31 of a row; a block is two groups here.

@@ -7,9 +7,10 @@ use super::output::{bytes, note, printable, put, table};
 use anyhow::{Result, bail};
 use clap::Args;
 use deltamem::hub::{
-    CachedRepo, CachedRevision, Event, HubName, HubSettings, Pulled, Removal, contents,
-    known_models, pull as pull_from_hub,
+    CachedRepo, CachedRevision, Event, Format, HubName, HubSettings, Pulled, PulledFile, Removal,
+    contents, known_models, pull as pull_from_hub,
 };
+use deltamem::model_folder::is_gguf;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use std::io::IsTerminal;
@@ -70,7 +71,10 @@ pub fn pull(options: &PullOptions) -> Result<ExitCode> {
 }
 
 fn pulled_json(pulled: &Pulled) -> Value {
-    let file = |file: &deltamem::hub::PulledFile| json!({ "name": file.name, "size_bytes": file.size_bytes, "was_here": file.was_here });
+    let file = |file: &PulledFile| {
+        let PulledFile { name, size_bytes, was_here } = file;
+        json!({ "name": name, "size_bytes": size_bytes, "was_here": was_here })
+    };
     json!({
         "repo": pulled.repo,
         "commit": pulled.commit,
@@ -82,17 +86,13 @@ fn pulled_json(pulled: &Pulled) -> Value {
 
 fn what_next(name: &str, pulled: &[Pulled]) -> String {
     let name = printable(name);
-    match pulled.first() {
-        Some(first) if first.path.join("config.json").exists() => {
-            format!("deltamem chat --model {name}")
-        }
-        Some(first) if first.path.extension().is_some_and(|end| end == "gguf") => {
-            format!("deltamem chat --model {name}")
-        }
-        Some(first) if first.path.join("delta_mem_config.json").exists() => {
-            format!("deltamem chat --model … --adapter {name}")
-        }
-        _ => "it is in the cache".into(),
+    let Some(path) = pulled.first().map(|first| &first.path) else { return String::new() };
+    if is_gguf(path) || path.join("config.json").exists() {
+        format!("deltamem chat --model {name}")
+    } else if path.join("delta_mem_config.json").exists() {
+        format!("deltamem chat --model … --adapter {name}")
+    } else {
+        "it is in the cache".into()
     }
 }
 
@@ -117,7 +117,9 @@ impl PullProgress {
                     0 => "all of it is here".into(),
                     missing => format!("{} to download", bytes(missing)),
                 };
-                note!("{repo} at {commit}: {n_files} files, {}, {missing}", bytes(total_bytes));
+                let files = if n_files == 1 { "file" } else { "files" };
+                let total = bytes(total_bytes);
+                note!("{repo} at {commit}: {n_files} {files}, {total}, {missing}");
                 if missing_bytes > 0 && std::io::stderr().is_terminal() {
                     let bar = ProgressBar::new(total_bytes);
                     let style = "{msg} {wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}, {eta}";
@@ -206,17 +208,19 @@ pub fn list(options: &ListOptions) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the registry calls a repository, or its place in it.
+/// What the registry calls a repository.
 fn known_name(repo: &str) -> Option<String> {
     known_models().iter().find_map(|model| {
-        let is_source = |(_, id): &(usize, &str)| id.eq_ignore_ascii_case(repo);
-        let mut sources = model.sources.iter().map(|source| source.repo.as_str()).enumerate();
-        match sources.find(is_source) {
-            Some((0, _)) => Some(model.name.clone()),
-            Some(_) => Some(format!("{}:safetensors", model.name)),
+        let name = &model.name;
+        let mut sources = model.sources.iter().enumerate();
+        let source = sources.find(|(_, source)| source.repo.eq_ignore_ascii_case(repo));
+        match source.map(|(i, source)| (i, source.format)) {
+            Some((0, _)) => Some(name.clone()),
+            Some((_, Format::Safetensors)) => Some(format!("{name}:safetensors")),
+            Some((_, Format::Gguf)) => Some(format!("{name}:gguf")),
             None => {
                 let adapter = model.adapter.as_ref()?;
-                (adapter.repo == repo).then(|| format!("adapter of {}", model.name))
+                (adapter.repo == repo).then(|| format!("adapter of {name}"))
             }
         }
     })

@@ -175,7 +175,7 @@ impl DeviceAdapter {
                 let index = parameters.tensors.iter().position(|t| t.name == name);
                 index.ok_or(Error::MissingTensor { file: parameters.label().into(), name })
             };
-            let vector = |part: &str| Ok(leaves[at(part)?].clone());
+            let vector = |part: &str| -> Result<Tensor<1>> { Ok(leaves[at(part)?].clone()) };
             let matrix = |part: &str| -> Result<Tensor<2>> {
                 let index = at(part)?;
                 let shape = &parameters.tensors[index].info.shape;

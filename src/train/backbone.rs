@@ -72,8 +72,9 @@ impl Backbone {
         let mut layers = Vec::with_capacity(config.n_layers);
         for layer in 0..config.n_layers {
             let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
-            let matrix =
-                |part: &str, n_out, n_in| Ok(stored(&name(part), n_out, n_in)?.transpose());
+            let matrix = |part: &str, n_out, n_in| -> Result<Tensor<2>> {
+                Ok(stored(&name(part), n_out, n_in)?.transpose())
+            };
             let vector = |part: &str, n| vector(&name(part), n);
             layers.push(Layer {
                 input_norm: vector("input_layernorm", h)?,

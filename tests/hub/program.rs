@@ -3,6 +3,7 @@
 
 use super::mirror::Request;
 use super::{COMMIT, Place, noise};
+use deltamem::hub::known_model;
 use deltamem::nano;
 use serde_json::Value;
 use std::process::{Command, Output, Stdio};
@@ -79,6 +80,43 @@ fn a_pulled_model_talks_and_remembers() {
     let gguf = place.root().join("nano.gguf");
     let gguf = gguf.to_str().expect("a plain name");
     run(&place, &["convert", REPO, gguf, "--type", "q8_0"], 0);
+}
+
+#[test]
+fn a_known_model_remembers_with_the_adapter_that_came_along() {
+    let place = Place::new();
+    let known = known_model("Qwen3-4B-Instruct").expect("in the registry");
+    let (source, adapter) = (&known.sources[0], known.adapter.as_ref().expect("an adapter"));
+    let files = |is_adapter: bool| -> Vec<(&str, Vec<u8>)> {
+        let all = nano::FILES.iter();
+        let wanted = all.filter(|(name, _)| name.starts_with("delta_mem") == is_adapter);
+        wanted.map(|(name, bytes)| (*name, bytes.to_vec())).collect()
+    };
+    let commit = |revision: &Option<String>| revision.clone().unwrap_or(COMMIT.into());
+    place.mirror.put(&source.repo, &commit(&source.revision), &files(false));
+    place.mirror.put(&adapter.repo, &commit(&adapter.revision), &files(true));
+
+    let name = known.name.as_str();
+    let (out, err) = run(&place, &["pull", name, "--no-adapter"], 0);
+    assert_eq!(out.lines().count(), 1, "{err}");
+    let model = ["generate", "--cpu", "--model", name];
+    let tell = [&model[..], &["--memory", "me", "--save", "My name is Ada and I live in Lisbon."]];
+    let (_, err) = run(&place, &tell.concat(), 2);
+    assert!(err.contains("`deltamem pull Qwen3-4B-Instruct` downloads it"), "{err}");
+
+    let (out, _) = run(&place, &["pull", name], 0);
+    assert_eq!(out.lines().count(), 2, "{out}");
+    let (_, err) = run(&place, &tell.concat(), 0);
+    assert!(err.contains("weights as q4, as the registry has it"), "{err}");
+    let (out, _) = run(&place, &[&model[..], &["--memory", "me", "Where do I live?"]].concat(), 0);
+    assert!(out.contains("Lisbon"), "{out}");
+    let (_, err) = run(&place, &[&tell.concat()[..], &["--no-adapter"]].concat(), 2);
+    assert!(err.contains("needs a model with a δ-mem adapter"), "{err}");
+    let (out, _) = run(&place, &["list"], 0);
+    assert!(
+        out.contains("adapter of Qwen3-4B-Instruct") && out.contains("complete, adapter"),
+        "{out}"
+    );
 }
 
 #[test]

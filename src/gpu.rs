@@ -115,6 +115,10 @@ impl Health {
     }
 }
 
+/// Blocks that small buffers share. What is larger has memory of its own and leaves no gap behind:
+/// wgpu's `MemoryUsage` shares blocks of up to 64 MiB, where a model's matrices leave holes.
+const MEMORY_BLOCKS: wgpu::MemoryHints =
+    wgpu::MemoryHints::Manual { suballocated_device_memory_block_size: 8 << 20..16 << 20 };
 /// Room for what a decode step reads back.
 const MIN_STAGING_BYTES: u64 = 4096;
 /// Room for a memory of 36 layers with four state heads, and more.
@@ -151,7 +155,7 @@ impl Gpu {
                 label: Some("deltamem"),
                 required_features: features,
                 required_limits: limits,
-                memory_hints: wgpu::MemoryHints::MemoryUsage,
+                memory_hints: MEMORY_BLOCKS,
                 ..Default::default()
             })
             .await

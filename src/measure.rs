@@ -63,6 +63,8 @@ const FIRST_PROMPT: usize = 16;
 const SHORT_PROMPT: usize = 8;
 /// Tokens of the prompt whose kernels are timed: a chunk, so that all dispatches have timestamps.
 const TIMED_PROMPT: usize = 64;
+/// It is shorter where it would take longer than this.
+const TIMED_SECONDS: f64 = 10.0;
 
 /// A loaded model in one mode.
 struct Candidate {
@@ -74,6 +76,14 @@ struct Candidate {
     /// Estimates, from the first runs.
     prefill_seconds_per_token: f64,
     decode_seconds_per_token: f64,
+}
+
+impl Candidate {
+    async fn warm_up_decode(&mut self) -> Result<()> {
+        runs::decode(&mut self.engine, 0, 1).await?;
+        self.decode_seconds_per_token = runs::decode(&mut self.engine, 0, 1).await?.seconds;
+        Ok(())
+    }
 }
 
 /// What a round does.
@@ -130,7 +140,8 @@ pub async fn measure(
     let prompt_tokens = FIRST_PROMPT.min(window_of(&first));
     let cold = runs::prefill(&mut first.engine, prompt_tokens).await?;
     let warm = runs::prefill(&mut first.engine, prompt_tokens).await?;
-    runs::decode(&mut first.engine, 0, 1).await?;
+    first.prefill_seconds_per_token = warm / prompt_tokens as f64;
+    first.warm_up_decode().await?;
     report.first_token = Some(FirstToken {
         prompt_tokens,
         delta: first.mode,
@@ -271,14 +282,13 @@ async fn measure_group(
     tell: &mut dyn FnMut(&str),
 ) -> Result<()> {
     tell("warming up");
-    for candidate in group.iter_mut() {
+    // the first run of each form finishes compiling
+    for candidate in group.iter_mut().filter(|c| c.decode_seconds_per_token == 0.0) {
         let n = SHORT_PROMPT.min(window_of(candidate));
-        // the first run of each form finishes compiling
         runs::prefill(&mut candidate.engine, n).await?;
         let seconds = runs::prefill(&mut candidate.engine, n).await?;
         candidate.prefill_seconds_per_token = seconds / n as f64;
-        runs::decode(&mut candidate.engine, 0, 1).await?;
-        candidate.decode_seconds_per_token = runs::decode(&mut candidate.engine, 0, 1).await?;
+        candidate.warm_up_decode().await?;
     }
     let started = Instant::now();
     for task in tasks(settings) {
@@ -436,12 +446,10 @@ async fn rounds(
                     seconds
                 }
                 Task::Decode(context) => {
-                    let before = counters(&candidate.engine);
                     let n = runs.n_tokens;
-                    let seconds = runs::decode(&mut candidate.engine, context, n).await?;
-                    let after = counters(&candidate.engine);
-                    measured.counters =
-                        after.zip(before).map(|(after, before)| after.since(&before));
+                    let decoded = runs::decode(&mut candidate.engine, context, n).await?;
+                    measured.counters = decoded.counters;
+                    let seconds = decoded.seconds;
                     candidate.decode_seconds_per_token = seconds / n as f64;
                     seconds
                 }
@@ -452,30 +460,27 @@ async fn rounds(
     Ok(measured)
 }
 
-fn counters(engine: &Engine) -> Option<Counters> {
-    match engine {
-        Engine::Gpu(model) => Some(model.gpu().counters()),
-        Engine::Cpu(_) => None,
-    }
-}
-
 /// Where the time of a token and of a chunk of a prompt goes; empty where adapters cannot say.
 async fn kernel_times(candidate: &mut Candidate, settings: &Settings) -> Result<Vec<KernelRow>> {
     let Engine::Gpu(model) = &candidate.engine else { return Ok(Vec::new()) };
     let gpu = model.gpu().clone();
     let context = settings.contexts.iter().min().copied().unwrap_or(0);
     let context = context.min(window_of(candidate) - 1);
-    let prompt = settings.prefill.iter().min().copied().unwrap_or(TIMED_PROMPT);
-    let prompt = prompt.clamp(SHORT_PROMPT, TIMED_PROMPT).min(window_of(candidate));
+    let affordable = (TIMED_SECONDS / candidate.prefill_seconds_per_token) as usize;
+    let prompt = affordable.clamp(SHORT_PROMPT, TIMED_PROMPT).min(window_of(candidate));
     let mut rows = Vec::new();
     for (phase, is_prefill) in [("decode", false), ("prefill", true)] {
         if !gpu.time_kernels() {
             return Ok(Vec::new());
         }
         match is_prefill {
-            true => runs::prefill(&mut candidate.engine, prompt).await?,
-            false => runs::decode(&mut candidate.engine, context, 1).await?,
-        };
+            true => {
+                runs::prefill(&mut candidate.engine, prompt).await?;
+            }
+            false => {
+                runs::decode(&mut candidate.engine, context, 1).await?;
+            }
+        }
         let times = gpu.kernel_times().await?;
         rows.extend(times.into_iter().map(|time| KernelRow { phase, delta: candidate.mode, time }));
     }

@@ -2,6 +2,7 @@
 
 use crate::engine::{Call, Engine, Wanted, WantedLogits};
 use crate::error::Result;
+use crate::gpu::Counters;
 use crate::memory::MemoryState;
 use web_time::Instant;
 
@@ -13,18 +14,35 @@ pub async fn prefill(engine: &mut Engine, n: usize) -> Result<f64> {
     Ok(started.elapsed().as_secs_f64())
 }
 
-/// Seconds of `n` greedy tokens, one after the other, behind a context of `context` tokens.
-pub async fn decode(engine: &mut Engine, context: usize, n: usize) -> Result<f64> {
+/// What decoding took.
+pub struct Decoded {
+    pub seconds: f64,
+    /// What it asked of the device; `None` for the twin.
+    pub counters: Option<Counters>,
+}
+
+/// Decodes `n` greedy tokens, one after the other, behind a context of `context` tokens.
+pub async fn decode(engine: &mut Engine, context: usize, n: usize) -> Result<Decoded> {
     empty(engine)?;
     let mut next = 1;
     if context > 0 && !engine.assume_context(context) {
         next = feed_prompt(engine, context).await?;
     }
+    let before = counters(engine);
     let started = Instant::now();
     for _ in 0..n {
         next = feed(engine, &[next], &[1]).await?;
     }
-    Ok(started.elapsed().as_secs_f64())
+    let seconds = started.elapsed().as_secs_f64();
+    let counters = counters(engine).zip(before).map(|(after, before)| after.since(&before));
+    Ok(Decoded { seconds, counters })
+}
+
+fn counters(engine: &Engine) -> Option<Counters> {
+    match engine {
+        Engine::Gpu(model) => Some(model.gpu().counters()),
+        Engine::Cpu(_) => None,
+    }
 }
 
 fn empty(engine: &mut Engine) -> Result<()> {

@@ -6,12 +6,13 @@ use super::options::{LoadProgress, ModelOptions, RunOptions, device_name};
 use super::output::{bytes, note, put, table};
 use anyhow::Result;
 use clap::Args;
-use deltamem::engine::{Call, Engine, Wanted, WantedLogits};
+use deltamem::engine::{BATCH_TIME, Call, Decoding, Engine, Wanted, WantedLogits};
 use deltamem::footprint::{Footprint, Layout};
 use deltamem::loaded::{Device, load_engine, quantisation};
 use deltamem::memory::MemoryState;
 use deltamem::model_folder::{Adapter, ModelFolder};
 use deltamem::nano;
+use deltamem::sampler::{Sampler, SamplingOptions};
 use deltamem::weights::TensorSource;
 use serde_json::{Value, json};
 use std::process::ExitCode;
@@ -157,13 +158,32 @@ async fn one_run(
     // All of one message, as in a chat: what a message is decides how often SSW writes.
     let ids = vec![0; n_prompt];
     let started = Instant::now();
-    let mut next = feed(engine, &prompt, &ids).await?;
+    let next = feed(engine, &prompt, &ids).await?;
     let prefill = started.elapsed().as_secs_f64();
     let started = Instant::now();
-    for _ in 0..n_decode {
-        next = feed(engine, &[next], &[1]).await?;
-    }
+    decode(engine, next, n_decode).await?;
     Ok((prefill, started.elapsed().as_secs_f64()))
+}
+
+/// Feeds `first` and what follows it, `n_tokens` in all.
+async fn decode(engine: &mut Engine, first: u32, n_tokens: usize) -> deltamem::Result<()> {
+    let sampling = SamplingOptions::default();
+    let mut sampler = Sampler::new(sampling.clone())?;
+    let decoding = Decoding {
+        first,
+        ids: Some((1, 1)),
+        write_enabled: true,
+        sampling: &sampling,
+        penalised: &[],
+        stop_ids: &[],
+        batch_time: BATCH_TIME,
+    };
+    engine.begin_decoding(&decoding).await?;
+    let mut n_left = n_tokens;
+    while n_left > 0 {
+        n_left -= engine.decode(n_left, &mut sampler).await?.tokens.len();
+    }
+    engine.end_decoding(n_tokens)
 }
 
 async fn feed(engine: &mut Engine, tokens: &[u32], ids: &[i64]) -> deltamem::Result<u32> {

@@ -13,10 +13,12 @@ pub use files::FixtureFiles;
 pub use fixture::Fixture;
 pub use session::{SessionCase, SessionReplay};
 
-use crate::engine::{Call, Engine, Wanted, WantedLogits};
+use crate::config::{DeltaConfig, WriteGranularity};
+use crate::engine::{BATCH_TIME, Call, Decoding, Engine, Wanted, WantedLogits};
 use crate::error::{Error, Result};
 use crate::memory::MemoryState;
 use crate::reference::argmax;
+use crate::sampler::{Sampler, SamplingOptions};
 use crate::weights::TensorSource;
 use serde::Serialize;
 use std::collections::HashSet;
@@ -215,6 +217,7 @@ impl Run<'_> {
             }
             engine.write_memory(&memory)?;
         }
+        let before = (engine.n_past(), engine.read_memory().await?, self.report.greedy_matching);
         // One call, or one a token; results are gathered as they are recorded, [T, …].
         let n_tokens = step.input_ids.len();
         let call_len = match step.kind {
@@ -261,6 +264,16 @@ impl Run<'_> {
                 all.extend(new);
             }
         }
+        let n_agreeing = self.report.greedy_matching - before.2;
+        if step.kind == StepKind::Decode
+            && step.greedy
+            && n_agreeing + 1 >= n_tokens
+            && let Some(ids) = reply_ids(step, engine.delta_config())
+        {
+            engine.truncate(before.0);
+            engine.write_memory(&before.1)?;
+            self.decode(step, ids, engine).await?;
+        }
         if let Some(rows) = &step.logit_rows {
             let rows = rows.iter().map(|row| &logits[row * vocab_size..][..vocab_size]);
             logits = rows.flatten().copied().collect();
@@ -287,6 +300,49 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// The greedy tokens of a step once more as replies are made, where the engine chooses each token
+    /// by itself.
+    async fn decode(
+        &mut self,
+        step: &Step,
+        ids: Option<(i64, i64)>,
+        engine: &mut Engine,
+    ) -> Result<()> {
+        let sampling = SamplingOptions::default();
+        let mut sampler = Sampler::new(sampling.clone())?;
+        let decoding = Decoding {
+            first: step.input_ids[0],
+            ids,
+            write_enabled: step.write_enabled,
+            sampling: &sampling,
+            penalised: &[],
+            stop_ids: &[],
+            batch_time: BATCH_TIME,
+        };
+        engine.begin_decoding(&decoding).await?;
+        let n_tokens = step.input_ids.len();
+        let mut found = vec![step.input_ids[0]];
+        while found.len() <= n_tokens {
+            let at_most = n_tokens + 1 - found.len();
+            found.extend(engine.decode(at_most, &mut sampler).await?.tokens);
+        }
+        engine.end_decoding(n_tokens)?;
+        let expected = step.input_ids.iter().chain([&step.next_argmax]);
+        if !found.iter().eq(expected) {
+            let failure = format!("{}: decoded by itself: {found:?}", step.name);
+            self.report.argmax_failures.push(failure);
+        }
+        let memory = engine.read_memory().await?;
+        for (index, layer) in self.layers.clone().into_iter().enumerate() {
+            let tensor = format!("{}.state.{layer}", step.name);
+            let found = memory.layer(index);
+            let recorded = self.expected.read_all(&tensor)?;
+            let error = relative_error(found, &recorded[recorded.len() - found.len()..]);
+            self.note(|r| &mut r.state, format!("{tensor}, decoded"), error);
+        }
+        Ok(())
+    }
+
     /// Keeps the worse of the worst error of a kind and that of one tensor; a tensor that was not
     /// recorded counts for nothing.
     fn compare(
@@ -300,11 +356,34 @@ impl Run<'_> {
         }
         let error = relative_error(found, &self.expected.read_all(&tensor)?);
         self.used.insert(tensor.clone());
+        self.note(kind, tensor, error);
+        Ok(())
+    }
+
+    fn note(
+        &mut self,
+        kind: impl Fn(&mut ReplayReport) -> &mut Option<Worst>,
+        tensor: String,
+        error: f64,
+    ) {
         let worst = kind(&mut self.report);
         if worst.as_ref().is_none_or(|worst| error > worst.error) {
             *worst = Some(Worst { error, tensor });
         }
-        Ok(())
+    }
+}
+
+/// The ids that a reply of these tokens would have, which are the same for each; `None` if they differ.
+fn reply_ids(step: &Step, delta: Option<&DeltaConfig>) -> Option<Option<(i64, i64)>> {
+    let by_sentence =
+        delta.is_some_and(|delta| delta.write_granularity == WriteGranularity::SentenceMean);
+    let same = |ids: &[i64]| ids.iter().all(|id| *id == ids[0]).then_some(ids[0]);
+    match (&step.message_ids, &step.sentence_ids) {
+        (None, None) => Some(None),
+        (Some(messages), Some(sentences)) => Some(Some((same(messages)?, same(sentences)?))),
+        // nobody looks at the sentence then
+        (Some(messages), None) if !by_sentence => Some(Some((same(messages)?, -1))),
+        _ => None,
     }
 }
 

@@ -1,9 +1,10 @@
 //! Single runs, and what several of them come to: a prefill, a piece of decoding, medians and ratios.
 
-use crate::engine::{Call, Engine, Wanted, WantedLogits};
+use crate::engine::{BATCH_TIME, Call, Decoding, Engine, Wanted, WantedLogits};
 use crate::error::Result;
 use crate::gpu::Counters;
 use crate::memory::MemoryState;
+use crate::sampler::{Sampler, SamplingOptions};
 use web_time::Instant;
 
 /// Seconds of reading a prompt of `n` tokens, from an empty context and memory to the next token.
@@ -21,7 +22,7 @@ pub struct Decoded {
     pub counters: Option<Counters>,
 }
 
-/// Decodes `n` greedy tokens, one after the other, behind a context of `context` tokens.
+/// Decodes `n` greedy tokens as a reply does, behind a context of `context` tokens.
 pub async fn decode(engine: &mut Engine, context: usize, n: usize) -> Result<Decoded> {
     empty(engine)?;
     let mut next = 1;
@@ -30,12 +31,31 @@ pub async fn decode(engine: &mut Engine, context: usize, n: usize) -> Result<Dec
     }
     let before = counters(engine);
     let started = Instant::now();
-    for _ in 0..n {
-        next = feed(engine, &[next], &[1]).await?;
-    }
+    reply(engine, next, n).await?;
     let seconds = started.elapsed().as_secs_f64();
     let counters = counters(engine).zip(before).map(|(after, before)| after.since(&before));
     Ok(Decoded { seconds, counters })
+}
+
+/// Feeds `first` and what follows it, `n` tokens in all.
+async fn reply(engine: &mut Engine, first: u32, n: usize) -> Result<()> {
+    let sampling = SamplingOptions::default();
+    let mut sampler = Sampler::new(sampling.clone())?;
+    let decoding = Decoding {
+        first,
+        ids: Some((1, 1)),
+        write_enabled: true,
+        sampling: &sampling,
+        penalised: &[],
+        stop_ids: &[],
+        batch_time: BATCH_TIME,
+    };
+    engine.begin_decoding(&decoding).await?;
+    let mut n_left = n;
+    while n_left > 0 {
+        n_left -= engine.decode(n_left, &mut sampler).await?.tokens.len();
+    }
+    engine.end_decoding(n)
 }
 
 fn counters(engine: &Engine) -> Option<Counters> {

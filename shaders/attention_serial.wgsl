@@ -1,22 +1,43 @@
-// o = softmax(q · Kᵀ / sqrt(d)) · V, where a CPU plays the GPU            (SPEC.md section 1)
-// q: [T, n_q, d] f32;  caches: [positions, n_kv] heads (lib/kv_*);  o: [T, o_stride] f32
-// Plan: one invocation a query head of a token, by itself, so that there is no barrier; it walks
-// through the keys four at a time, with a running maximum and sum (online softmax).
-// group.x = heads, group.y = token. Accumulates in f32.
+// Parts of o = softmax(q · Kᵀ / sqrt(d)) · V, where a CPU plays the GPU   (SPEC.md section 1)
+// q: [T, n_q, d] f32;  caches: [positions, n_kv] heads (lib/kv_*)
+// parts: [T, n_q, n_splits, 2 + d] f32: largest score, Σ exp(score − largest), Σ exp(…) · v
+// Plan: one invocation a query head of a token and one of n_splits ranges of the keys, by itself, so
+// that there is no barrier; it walks through the keys four at a time, with a running maximum and sum
+// (online softmax). lavapipe ends an invocation's loops after 65,535 rounds in all: hence the ranges,
+// and eight pairs a round. attention_combine puts the ranges together.
+// group.x = heads, group.y = token, group.z = range. Accumulates in f32.
 struct Params {
     n_heads: u32,
     n_kv_heads: u32,
-    o_stride: u32, // floats from token to token
-    scale: f32,    // d^-0.5
+    n_splits: u32,
+    scale: f32, // d^-0.5
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 #import step
 @group(0) @binding(2) var<storage, read> q: array<vec2<f32>>; // [T, n_q, d/2]
 #import kv
-@group(0) @binding(10) var<storage, read_write> o: array<f32>;
+@group(0) @binding(10) var<storage, read_write> parts: array<f32>;
 
 const HALF: u32 = HEAD_DIM / 2u;
+const ROUND: u32 = 8u; // pairs
+
+// A pair of q times that pair of four keys.
+fn products(query: u32, slots: vec4<u32>, i: u32) -> vec4<f32> {
+    let pair = q[query + i];
+    return vec4(
+        dot(pair, key_pair(slots.x, i)),
+        dot(pair, key_pair(slots.y, i)),
+        dot(pair, key_pair(slots.z, i)),
+        dot(pair, key_pair(slots.w, i)),
+    );
+}
+
+// A pair of four values, weighted.
+fn mixed(weights: vec4<f32>, slots: vec4<u32>, i: u32) -> vec2<f32> {
+    return (weights.x * value_pair(slots.x, i) + weights.y * value_pair(slots.y, i))
+        + (weights.z * value_pair(slots.z, i) + weights.w * value_pair(slots.w, i));
+}
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
@@ -24,22 +45,30 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let token = id.y;
     let kv_head = head / (params.n_heads / params.n_kv_heads);
     let query = (token * params.n_heads + head) * HALF;
-    let last_key = step.n_past + token;
+    let n_keys = step.n_past + token + 1u;
+    // whole fours, so that all ranges but the last are free of padding
+    let length = ((n_keys + 3u) / 4u + params.n_splits - 1u) / params.n_splits * 4u;
+    let begin = min(id.z * length, n_keys);
+    let end = min(begin + length, n_keys);
     var largest = -1e30;
     var denominator = 0.0;
     var sums: array<vec2<f32>, HALF>;
-    for (var start = 0u; start <= last_key; start += 4u) {
+    for (var start = begin; start < end; start += 4u) {
         let keys = vec4(start) + vec4(0u, 1u, 2u, 3u);
-        let slots = min(keys, vec4(last_key)) * params.n_kv_heads + kv_head;
+        let slots = min(keys, vec4(end - 1u)) * params.n_kv_heads + kv_head;
         var scores = vec4(0.0);
-        for (var i = 0u; i < HALF; i++) {
-            let pair = q[query + i];
-            scores += vec4(
-                dot(pair, key_pair(slots.x, i)),
-                dot(pair, key_pair(slots.y, i)),
-                dot(pair, key_pair(slots.z, i)),
-                dot(pair, key_pair(slots.w, i)),
-            );
+        for (var i = 0u; i + ROUND <= HALF; i += ROUND) {
+            scores += products(query, slots, i);
+            scores += products(query, slots, i + 1u);
+            scores += products(query, slots, i + 2u);
+            scores += products(query, slots, i + 3u);
+            scores += products(query, slots, i + 4u);
+            scores += products(query, slots, i + 5u);
+            scores += products(query, slots, i + 6u);
+            scores += products(query, slots, i + 7u);
+        }
+        for (var i = HALF / ROUND * ROUND; i < HALF; i++) {
+            scores += products(query, slots, i);
         }
         scores *= params.scale * vec4(
             key_scale(slots.x),
@@ -47,11 +76,10 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
             key_scale(slots.z),
             key_scale(slots.w),
         );
-        scores = select(vec4(-1e30), scores, keys <= vec4(last_key));
+        scores = select(vec4(-1e30), scores, keys < vec4(end));
         let of_pairs = max(scores.xy, scores.zw);
         let new_largest = max(largest, max(of_pairs.x, of_pairs.y));
-        var weights = exp(scores - new_largest);
-        weights = select(vec4(0.0), weights, keys <= vec4(last_key));
+        var weights = select(vec4(0.0), exp(scores - new_largest), keys < vec4(end));
         let rescale = exp(largest - new_largest);
         denominator = denominator * rescale + dot(weights, vec4(1.0));
         largest = new_largest;
@@ -61,17 +89,27 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
             value_scale(slots.z),
             value_scale(slots.w),
         );
-        for (var i = 0u; i < HALF; i++) {
-            sums[i] = sums[i] * rescale
-                + (weights.x * value_pair(slots.x, i) + weights.y * value_pair(slots.y, i))
-                + (weights.z * value_pair(slots.z, i) + weights.w * value_pair(slots.w, i));
+        for (var i = 0u; i + ROUND <= HALF; i += ROUND) {
+            sums[i] = sums[i] * rescale + mixed(weights, slots, i);
+            sums[i + 1u] = sums[i + 1u] * rescale + mixed(weights, slots, i + 1u);
+            sums[i + 2u] = sums[i + 2u] * rescale + mixed(weights, slots, i + 2u);
+            sums[i + 3u] = sums[i + 3u] * rescale + mixed(weights, slots, i + 3u);
+            sums[i + 4u] = sums[i + 4u] * rescale + mixed(weights, slots, i + 4u);
+            sums[i + 5u] = sums[i + 5u] * rescale + mixed(weights, slots, i + 5u);
+            sums[i + 6u] = sums[i + 6u] * rescale + mixed(weights, slots, i + 6u);
+            sums[i + 7u] = sums[i + 7u] * rescale + mixed(weights, slots, i + 7u);
+        }
+        for (var i = HALF / ROUND * ROUND; i < HALF; i++) {
+            sums[i] = sums[i] * rescale + mixed(weights, slots, i);
         }
     }
     if (id.x < params.n_heads) {
+        let first = ((token * params.n_heads + head) * params.n_splits + id.z) * (2u + HEAD_DIM);
+        parts[first] = largest;
+        parts[first + 1u] = denominator;
         for (var i = 0u; i < HALF; i++) {
-            let out = token * params.o_stride + head * HEAD_DIM + 2u * i;
-            o[out] = sums[i].x / denominator;
-            o[out + 1u] = sums[i].y / denominator;
+            parts[first + 2u + 2u * i] = sums[i].x;
+            parts[first + 3u + 2u * i] = sums[i].y;
         }
     }
 }

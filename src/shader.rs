@@ -24,6 +24,8 @@ pub const KERNELS: &[(&str, &str)] = &[
     ("rope_kv", include_str!("../shaders/rope_kv.wgsl")),
     ("rope_kv_q8", include_str!("../shaders/rope_kv_q8.wgsl")),
     ("attention", include_str!("../shaders/attention.wgsl")),
+    ("attention_split", include_str!("../shaders/attention_split.wgsl")),
+    ("attention_combine", include_str!("../shaders/attention_combine.wgsl")),
     ("attention_serial", include_str!("../shaders/attention_serial.wgsl")),
     ("silu_mul", include_str!("../shaders/silu_mul.wgsl")),
     ("note_token", include_str!("../shaders/note_token.wgsl")),

@@ -384,7 +384,7 @@ fn load_refuses_what_it_cannot_run() {
     let good = options();
     assert_eq!(refuse(&gpu, &LoadOptions { chunk: 0, ..good.clone() }), "setting");
     assert_eq!(refuse(&gpu, &LoadOptions { logits_rows: 0, ..good.clone() }), "setting");
-    for kv in [Storage::Q8, Storage::Q4] {
+    for kv in [Storage::Q4, Storage::Q6K] {
         assert_eq!(refuse(&gpu, &LoadOptions { kv, ..good.clone() }), "setting");
     }
     for n in [0, 65_537, usize::MAX] {

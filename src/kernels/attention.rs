@@ -1,5 +1,4 @@
 use super::*;
-
 params! {
     /// Parameters of `attention.wgsl`.
     pub struct AttentionParams {
@@ -12,6 +11,43 @@ params! {
     }
 }
 
+params! {
+    /// Parameters of `attention_split.wgsl`.
+    pub struct AttentionSplitParams {
+        pub n_heads: u32,
+        pub n_kv_heads: u32,
+        /// Query heads that share a KV head.
+        pub heads_per_kv: u32,
+        /// Ranges of the keys.
+        pub n_splits: u32,
+        /// d^-0.5
+        pub scale: f32,
+    }
+}
+
+params! {
+    /// Parameters of `attention_serial.wgsl`.
+    pub struct AttentionSerialParams {
+        pub n_heads: u32,
+        pub n_kv_heads: u32,
+        /// Ranges of the keys.
+        pub n_splits: u32,
+        /// d^-0.5
+        pub scale: f32,
+    }
+}
+
+params! {
+    /// Parameters of `attention_combine.wgsl`.
+    pub struct AttentionCombineParams {
+        pub n_heads: u32,
+        /// Ranges of the keys.
+        pub n_splits: u32,
+        /// Floats from token to token in o.
+        pub o_stride: u32,
+    }
+}
+
 pub(super) const SPEC: KernelSpec = KernelSpec {
     name: "attention",
     params: AttentionParams::FIELDS,
@@ -21,24 +57,133 @@ pub(super) const SPEC: KernelSpec = KernelSpec {
     uses_weight: false,
 };
 
-/// For CPUs that play the GPU.
-pub(super) const SERIAL: KernelSpec = KernelSpec { name: "attention_serial", ..SPEC };
+/// Ranges of the keys, for a few tokens on a GPU.
+pub(super) const SPLIT: KernelSpec = KernelSpec {
+    name: "attention_split",
+    params: AttentionSplitParams::FIELDS,
+    flags: &[("heads_per_kv", &[1, 4]), ("n_splits", &[SPLITS])],
+    ..SPEC
+};
 
-/// o = causal attention of q `[T, n_q, d]` over the caches `[positions, n_kv]` heads; o
-/// `[T, o_stride]` f32.
+/// Ranges of the keys, for CPUs that play the GPU.
+pub(super) const SERIAL: KernelSpec = KernelSpec {
+    name: "attention_serial",
+    params: AttentionSerialParams::FIELDS,
+    flags: &[("n_splits", &[SERIAL_SPLITS])],
+    ..SPEC
+};
+
+pub(super) const COMBINE: KernelSpec = KernelSpec {
+    name: "attention_combine",
+    params: AttentionCombineParams::FIELDS,
+    flags: &[("n_splits", &[SPLITS, SERIAL_SPLITS])],
+    bindings: &[(2, Access::Read), (10, Access::ReadWrite)],
+    uses_step: false,
+    uses_weight: false,
+};
+
+/// Ranges on a GPU: times the KV heads, workgroups enough for a large one.
+const SPLITS: u32 = 32;
+/// Ranges where a CPU plays the GPU: 65,536 keys in eight take half of the rounds that it allows.
+const SERIAL_SPLITS: u32 = 8;
+/// Query heads whose vectors and sums a workgroup of `attention_split` has room for.
+const MAX_HEADS_PER_KV: u32 = 8;
+
+/// Floats of the scratch buffer `parts` of [`attention`] and [`attention_few`] for chunks of
+/// `n_tokens`, of which `n_few` at most go through the latter.
+pub fn attention_parts_len(
+    gpu: &Gpu,
+    n_tokens: usize,
+    n_few: usize,
+    n_heads: usize,
+    head_dim: usize,
+) -> usize {
+    let n_splits = match gpu.tier.software {
+        true => n_tokens * SERIAL_SPLITS as usize,
+        false => n_few.min(n_tokens) * SPLITS as usize,
+    };
+    n_splits * n_heads * (2 + head_dim)
+}
+
+/// What attention reads and writes.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionBuffers<'a> {
+    /// `[T, n_q, d]` f32
+    pub q: &'a wgpu::Buffer,
+    /// `[positions, n_kv]` heads of [`KvCache`](crate::kv_cache::KvCache).
+    pub keys: &'a wgpu::Buffer,
+    pub values: &'a wgpu::Buffer,
+    /// Scratch, see [`attention_parts_len`].
+    pub parts: &'a wgpu::Buffer,
+    /// `[T, o_stride]` f32
+    pub o: &'a wgpu::Buffer,
+}
+
+/// o = causal attention of q over the caches.
 pub async fn attention(
     kernels: &mut Kernels,
     gpu: &Gpu,
     params: AttentionParams,
-    q: &wgpu::Buffer,
-    (key_cache, value_cache): (&wgpu::Buffer, &wgpu::Buffer),
-    o: &wgpu::Buffer,
+    buffers: AttentionBuffers<'_>,
+) -> Result<Vec<Op>> {
+    if kernels.software {
+        return serial(kernels, gpu, params, buffers).await;
+    }
+    let AttentionBuffers { q, keys, values, o, .. } = buffers;
+    let (variant, grid) = (kernels.reducing(), Grid::PerToken(params.n_heads));
+    let buffers = [(2, q), (6, keys), (7, values), (10, o)];
+    Ok(vec![kernels.op(gpu, &SPEC, variant, &params, &buffers, grid).await?])
+}
+
+/// The same for a few tokens: on a GPU the keys are shared out, so that a long context does not make
+/// a token wait.
+pub async fn attention_few(
+    kernels: &mut Kernels,
+    gpu: &Gpu,
+    params: AttentionParams,
+    buffers: AttentionBuffers<'_>,
+) -> Result<Vec<Op>> {
+    let AttentionParams { n_heads, n_kv_heads, scale, .. } = params;
+    let heads_per_kv = n_heads / n_kv_heads;
+    if kernels.software || heads_per_kv > MAX_HEADS_PER_KV {
+        return attention(kernels, gpu, params, buffers).await;
+    }
+    let AttentionBuffers { q, keys, values, parts, .. } = buffers;
+    let variant = kernels.reducing();
+    let split = AttentionSplitParams { n_heads, n_kv_heads, heads_per_kv, n_splits: SPLITS, scale };
+    let bound = [(2, q), (6, keys), (7, values), (10, parts)];
+    let grid = Grid::PerToken(n_kv_heads * SPLITS);
+    let split = kernels.op(gpu, &SPLIT, variant, &split, &bound, grid).await?;
+    Ok(vec![split, combine(kernels, gpu, variant, params, SPLITS, buffers).await?])
+}
+
+/// Every invocation by itself.
+async fn serial(
+    kernels: &mut Kernels,
+    gpu: &Gpu,
+    params: AttentionParams,
+    buffers: AttentionBuffers<'_>,
+) -> Result<Vec<Op>> {
+    let AttentionParams { n_heads, n_kv_heads, scale, .. } = params;
+    let AttentionBuffers { q, keys, values, parts, .. } = buffers;
+    let variant = kernels.serial();
+    let ranges = AttentionSerialParams { n_heads, n_kv_heads, n_splits: SERIAL_SPLITS, scale };
+    let bound = [(2, q), (6, keys), (7, values), (10, parts)];
+    let grid = Grid::PerTokenRange(n_heads.div_ceil(SERIAL_WORKGROUP), SERIAL_SPLITS);
+    let ranges = kernels.op(gpu, &SERIAL, variant, &ranges, &bound, grid).await?;
+    Ok(vec![ranges, combine(kernels, gpu, variant, params, SERIAL_SPLITS, buffers).await?])
+}
+
+async fn combine(
+    kernels: &mut Kernels,
+    gpu: &Gpu,
+    variant: Variant,
+    AttentionParams { n_heads, o_stride, .. }: AttentionParams,
+    n_splits: u32,
+    buffers: AttentionBuffers<'_>,
 ) -> Result<Op> {
-    let buffers = [(2, q), (6, key_cache), (7, value_cache), (10, o)];
-    let (spec, variant, grid) = match kernels.software {
-        true => (&SERIAL, kernels.serial(), params.n_heads.div_ceil(SERIAL_WORKGROUP)),
-        false => (&SPEC, kernels.reducing(), params.n_heads),
-    };
-    let grid = Grid::PerToken(grid);
-    kernels.op(gpu, spec, variant, &params, &buffers, grid).await
+    let params = AttentionCombineParams { n_heads, n_splits, o_stride };
+    let bound = [(2, buffers.parts), (10, buffers.o)];
+    let grid = Grid::PerToken(n_heads);
+    kernels.op(gpu, &COMBINE, variant, &params, &bound, grid).await
 }

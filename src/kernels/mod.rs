@@ -24,7 +24,10 @@ mod silu_mul;
 mod top_k;
 
 pub use argmax::{ArgmaxParams, argmax};
-pub use attention::{AttentionParams, attention};
+pub use attention::{
+    AttentionBuffers, AttentionCombineParams, AttentionParams, AttentionSerialParams,
+    AttentionSplitParams, attention, attention_few, attention_parts_len,
+};
 pub use choose::{ChooseInputs, choose};
 pub use embed::{EmbedParams, embed};
 pub use linear::{LinearParams, LinearTarget, matmul, matvec};
@@ -120,6 +123,8 @@ pub const SPECS: &[&KernelSpec] = &[
     &rope_kv::SPEC,
     &rope_kv::Q8,
     &attention::SPEC,
+    &attention::SPLIT,
+    &attention::COMBINE,
     &attention::SERIAL,
     &silu_mul::SPEC,
     &note_token::SPEC,
@@ -138,6 +143,8 @@ pub enum Grid {
     Fixed(u32, u32),
     /// x workgroups for each token.
     PerToken(u32),
+    /// x workgroups for each token and each of this many ranges (z).
+    PerTokenRange(u32, u32),
     /// x workgroups for each tile of this many tokens.
     PerTile(u32, u32),
     /// One invocation an item, so many items a token, in workgroups of [`ELEMENTWISE`].
@@ -147,14 +154,16 @@ pub enum Grid {
 }
 
 impl Grid {
-    fn workgroups(self, step: &Step) -> (u32, u32) {
-        match self {
+    fn workgroups(self, step: &Step) -> (u32, u32, u32) {
+        let (x, y) = match self {
+            Grid::PerTokenRange(x, ranges) => return (x, step.n_tokens, ranges),
             Grid::Fixed(x, y) => (x, y),
             Grid::PerToken(x) => (x, step.n_tokens),
             Grid::PerTile(x, tile) => (x, step.n_tokens.div_ceil(tile)),
             Grid::TokenItems(n) => ((step.n_tokens * n).div_ceil(ELEMENTWISE), 1),
             Grid::GroupItems(n) => ((step.n_groups * n).div_ceil(ELEMENTWISE), 1),
-        }
+        };
+        (x, y, 1)
     }
 }
 
@@ -177,11 +186,11 @@ pub struct Op {
 impl Op {
     /// Records the dispatch for this step's sizes.
     pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, step: &Step) {
-        let (x, y) = self.grid.workgroups(step);
+        let (x, y, z) = self.grid.workgroups(step);
         if x > 0 && y > 0 {
             pass.set_pipeline(&self.pipeline);
             pass.set_bind_group(0, &self.bind_group, &[]);
-            self.instruments.dispatch(self.kernel, pass, |pass| pass.dispatch_workgroups(x, y, 1));
+            self.instruments.dispatch(self.kernel, pass, |pass| pass.dispatch_workgroups(x, y, z));
         }
     }
 }

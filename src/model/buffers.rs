@@ -1,10 +1,11 @@
 //! Activations, results and small tables of a model on the GPU: every buffer that is neither a
 //! weight nor the KV cache. Owns their shapes.
 
-use super::LoadOptions;
+use super::{Linear, LoadOptions};
 use crate::config::{DeltaConfig, ModelConfig};
 use crate::error::Result;
 use crate::gpu::Gpu;
+use crate::kernels::attention_parts_len;
 use crate::memory::MemoryDims;
 use crate::rope::RopeTable;
 use crate::shader::TOP_K_CAPACITY;
@@ -27,6 +28,8 @@ pub(super) struct Buffers {
     pub qk_normed: wgpu::Buffer,
     /// Rotated q, `[T, n_q·d]` f32.
     pub query: wgpu::Buffer,
+    /// Attention over ranges of the keys, `[T, n_q, splits, 2 + d]` f32; on GPUs for a few tokens.
+    pub attention_parts: wgpu::Buffer,
     /// Attention output, `[T, ceil(n_q·d/4)·4]` f32.
     pub attended: wgpu::Buffer,
     /// gate | up, `[T, 2·FFN]` f32.
@@ -83,6 +86,9 @@ impl Buffers {
         let table: Vec<f32> = pairs.flat_map(|(&cos, &sin)| [cos, sin]).collect();
         gpu.queue.write_buffer(&rope_table, 0, bytemuck::cast_slice(&table));
         let qk_normed = if config.has_qk_norm() { t * qkv } else { 1 };
+        let few = Linear::MANY as usize - 1;
+        let (heads, head_dim) = (config.n_heads, config.head_dim);
+        let parts = attention_parts_len(gpu, options.chunk, few, heads, head_dim);
         Ok(Buffers {
             tokens: floats("tokens", t).await?,
             group_of_token: floats("group of token", t).await?,
@@ -92,6 +98,7 @@ impl Buffers {
             qkv: floats("qkv", t * qkv).await?,
             qk_normed: floats("qk normed", qk_normed).await?,
             query: floats("query", t * config.q_size() as u64).await?,
+            attention_parts: floats("attention parts", parts as u64).await?,
             attended: floats("attended", t * padded(config.q_size())).await?,
             gate_up: floats("gate and up", t * 2 * config.intermediate_size as u64).await?,
             activated: floats("activated", t * padded(config.intermediate_size)).await?,

@@ -380,8 +380,17 @@ impl Loader<'_> {
             o_stride: q.next_multiple_of(4) as u32,
             scale: (config.head_dim as f32).powf(-0.5),
         };
-        let attention =
-            kernels::attention(kernels, gpu, params, &b.query, caches, &b.attended).await?;
+        let buffers = kernels::AttentionBuffers {
+            q: &b.query,
+            keys: caches.0,
+            values: caches.1,
+            parts: &b.attention_parts,
+            o: &b.attended,
+        };
+        let attention = Linear {
+            few: kernels::attention_few(kernels, gpu, params, buffers).await?,
+            many: kernels::attention(kernels, gpu, params, buffers).await?,
+        };
         let output_weight = self.matrix(&[(&name("self_attn.o_proj"), h)], q).await?;
         let output = self.linear(&output_weight, &b.attended, residual).await?;
 

@@ -65,7 +65,7 @@ struct Layer {
     /// Qwen3's norms of q and k heads.
     qk_norm: Vec<Op>,
     rope_kv: Op,
-    attention: Op,
+    attention: Linear,
     output: Linear,
     post_norm: Op,
     gate_up: Linear,
@@ -88,7 +88,7 @@ struct MemoryLayer {
     bias: wgpu::Buffer,
 }
 
-/// A matrix product in its two forms.
+/// Operations in two forms, for a few tokens and for many.
 #[derive(Debug)]
 struct Linear {
     few: Vec<Op>,
@@ -96,7 +96,7 @@ struct Linear {
 }
 
 impl Linear {
-    /// From how many tokens on the tiled form is taken.
+    /// From how many tokens on the second form is taken.
     const MANY: u32 = 8;
 
     fn record(&self, pass: &mut wgpu::ComputePass<'_>, step: &Step) {

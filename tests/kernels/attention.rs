@@ -1,7 +1,9 @@
 //! rope_kv and attention, with every form of the KV cache.
 
 use crate::bench::*;
-use deltamem::kernels::{self, AttentionParams, RopeKvParams};
+use deltamem::config::ModelConfig;
+use deltamem::footprint;
+use deltamem::kernels::{self, AttentionBuffers, AttentionParams, RopeKvParams};
 use deltamem::reference::{self, KvCache};
 use deltamem::rope::RopeTable;
 use deltamem::shader::Storage;
@@ -195,14 +197,25 @@ fn check_attention(
         o_stride: o_stride as u32,
         scale: (heads.dim as f32).powf(-0.5),
     };
-    let op =
-        made(kernels::attention(&mut bench.kernels, &bench.gpu, params, &q, (&keys, &values), &o));
-    bench.run(step(n_tokens, n_past, 0), &[op]);
+    let n_parts = kernels::attention_parts_len(&bench.gpu, n_tokens, n_tokens, heads.q, heads.dim);
+    let parts = bench.floats(&vec![f32::NAN; n_parts]);
+    let (gpu, kernels) = (&bench.gpu, &mut bench.kernels);
+    let buffers = AttentionBuffers { q: &q, keys: &keys, values: &values, parts: &parts, o: &o };
+    let many = made(kernels::attention(kernels, gpu, params, buffers));
+    let few = made(kernels::attention_few(kernels, gpu, params, buffers));
     let (name, dim) = (kv.name(), heads.dim);
-    let what = format!("attention {name} {n_past}+{n_tokens} d {dim} on {}", bench.tier);
     // weights are relative to 3e-6 (exp of a sum of d products); the values they mix are below 1e5
     let largest = cache.v.iter().fold(0.0f32, |m, x| m.max(x.abs()));
-    assert_close(&what, &bench.read(&o), &expected, Tolerance::new(5e-6 * largest, 1e-5));
+    for (form, ops) in [("many", many), ("few", few)] {
+        bench.gpu.queue.write_buffer(
+            &o,
+            0,
+            bytemuck::cast_slice(&vec![777f32; n_tokens * o_stride]),
+        );
+        bench.run(step(n_tokens, n_past, 0), &ops);
+        let what = format!("attention {form} {name} {n_past}+{n_tokens} d {dim} on {}", bench.tier);
+        assert_close(&what, &bench.read(&o), &expected, Tolerance::new(5e-6 * largest, 1e-5));
+    }
 }
 
 fn random(heads: &Heads, n_past: usize, n_tokens: usize, scale: f32) -> (Vec<f32>, KvCache) {
@@ -219,6 +232,8 @@ fn attention_matches_reference() {
             check_attention(bench, kv, &SMOLLM3, (62, 4), random(&SMOLLM3, 62, 4, 2.0));
             check_attention(bench, kv, &SMOLLM3, (0, 2), random(&SMOLLM3, 0, 2, 2.0));
             check_attention(bench, kv, &SMOLLM3, (200, 1), random(&SMOLLM3, 200, 1, 4.0));
+            // ranges of more than one tile
+            check_attention(bench, kv, &SMOLLM3, (2100, 1), random(&SMOLLM3, 2100, 1, 4.0));
         }
         for bench in &mut benches(kv, 8, SMALL.dim) {
             check_attention(bench, kv, &SMALL, (0, 3), random(&SMALL, 0, 3, 2.0));
@@ -241,6 +256,51 @@ fn attention_matches_reference() {
         }
         for bench in &mut benches(kv, 8, ODD.dim) {
             check_attention(bench, kv, &ODD, (0, 9), random(&ODD, 0, 9, 2.0));
+        }
+    }
+}
+
+/// The longest window of SmolLM3 in caches that are to hold it: the last position is written where
+/// it belongs, within one binding of plain WebGPU, and all are read.
+#[test]
+fn positions_up_to_65536_are_addressable() {
+    const POSITIONS: usize = 65_536;
+    let heads = Heads { q: 2, kv: 1, dim: 8 };
+    let json = String::from_utf8(footprint::SMOLLM3_3B.to_vec()).expect("text");
+    let json = json.replace("\"num_hidden_layers\": 36", "\"num_hidden_layers\": 1");
+    let config = ModelConfig::from_json(json.as_bytes(), "config.json").expect("a configuration");
+    for kv in [Storage::F16, Storage::Q8] {
+        // the others are a GPU's, and lavapipe would end their loops early
+        for bench in &mut benches(kv, 8, heads.dim)[..2] {
+            let random = random(&heads, POSITIONS - 1, 1, 2.0);
+            check_attention(bench, kv, &heads, (POSITIONS - 1, 1), random);
+        }
+        let Some(mut bench) = bench(kv, 8, SMOLLM3.dim) else { return };
+        let cache = made(deltamem::kv_cache::KvCache::new(&bench.gpu, &config, kv, POSITIONS));
+        let (keys, values) = &cache.layers[0];
+        let kv_len = SMOLLM3.kv * SMOLLM3.dim;
+        let stride = (SMOLLM3.q + 2 * SMOLLM3.kv) * SMOLLM3.dim;
+        let new = noise(stride, 1, 2.0);
+        let qkv = bench.floats(&new);
+        let rope = bench.floats(&[0.0; 4]);
+        let q_out = bench.floats(&vec![0.0; SMOLLM3.q * SMOLLM3.dim]);
+        let params = RopeKvParams {
+            n_heads: SMOLLM3.q as u32,
+            n_kv_heads: SMOLLM3.kv as u32,
+            stride: stride as u32,
+            use_rope: 0,
+        };
+        let (gpu, kernels, caches) = (&bench.gpu, &mut bench.kernels, (keys, values));
+        let op = kernels::rope_kv(kernels, gpu, params, &qkv, &qkv, &rope, caches, &q_out);
+        let op = made(op);
+        bench.run(step(1, POSITIONS - 1, 0), &[op]);
+        let (k, v) = new[stride - 2 * kv_len..].split_at(kv_len);
+        for (what, buffer, expected) in [("keys", keys, k), ("values", values, v)] {
+            let found = download(&bench, buffer, kv, SMOLLM3.dim);
+            let (before, last) = found.split_at((POSITIONS - 1) * kv_len);
+            assert!(before.iter().all(|&x| x == 0.0), "{what}: another position was written");
+            let tolerance = Tolerance::new(0.5 / 127.0 * 1.01, 1e-3);
+            assert_close(&format!("{what} {}", kv.name()), last, expected, tolerance);
         }
     }
 }

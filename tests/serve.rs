@@ -371,6 +371,7 @@ fn bad_requests_are_refused_in_openais_shape() {
         (with("messages", json!([user("a"), { "role": "assistant", "content": "b" }])), "messages"),
         (with("messages", json!([user(&"word ".repeat(9000))])), "messages"),
         (with("tool_choice", json!("required")), "tool_choice"),
+        (with("parallel_tool_calls", json!(1)), "parallel_tool_calls"),
     ] {
         for is_streamed in [false, true] {
             let mut body = body.clone();

@@ -5,8 +5,11 @@
 //! Constraints come from a page's own code or from its users, so work and memory are bounded: text
 //! that asks for too much is refused, when it is compiled or while the reply forms.
 
+mod calls;
+
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
+use calls::CallSteps;
 use llguidance::api::{GrammarInit, ParserLimits, TopLevelGrammar};
 use llguidance::derivre::RegexAst;
 use llguidance::earley::lexerspec::LexerSpec;
@@ -45,6 +48,9 @@ pub enum Constraint {
     /// Text that matches this regular expression as a whole: JavaScript's syntax without
     /// look-around, back-references and word boundaries; `^` and `$` at the ends say nothing.
     Regex(String),
+    /// Calls of tools as `<tool_call>` has them: at least one, at most `most`, of `tools` (JSON
+    /// descriptions, OpenAI's or bare), with the arguments that their schemas accept.
+    ToolCalls { tools: Vec<Value>, most: usize },
 }
 
 /// A model's tokens as a prefix tree: made once, used by every constrained reply.
@@ -127,7 +133,7 @@ impl Constraint {
     /// or says something that cannot be held to.
     pub fn matcher(&self, vocabulary: &ConstraintVocabulary) -> Result<ConstraintMatcher> {
         let any_object = || json!({ "type": "object" });
-        match self {
+        let (inner, calls) = match self {
             Constraint::Regex(pattern) => {
                 if pattern.len() > MAX_REGEX_BYTES {
                     return Err(bad(format!(
@@ -135,43 +141,41 @@ impl Constraint {
                         pattern.len()
                     )));
                 }
-                vocabulary.matcher(|| regex_grammar(pattern))
+                (vocabulary.parser(|| regex_grammar(pattern))?, None)
             }
-            Constraint::JsonObject => vocabulary.matcher(|| Ok(json_grammar(any_object()))),
+            Constraint::JsonObject => (vocabulary.parser(|| Ok(json_grammar(any_object())))?, None),
             Constraint::JsonSchema(schema) => {
-                let schema = checked_schema(schema)?;
-                if !schema.to_string().is_ascii() {
-                    // The crate cuts what it cites in messages about misplaced values anywhere,
-                    // even inside a character, which panics. Without such characters the same
-                    // fault is only an error.
-                    vocabulary.matcher(|| Ok(json_grammar(ascii(&schema))))?;
-                }
-                vocabulary.matcher(|| Ok(json_grammar(schema)))
+                (vocabulary.json_matcher(object_schema(schema)?)?, None)
             }
-        }
-    }
-}
-
-impl ConstraintVocabulary {
-    fn matcher(
-        &self,
-        grammar: impl FnOnce() -> anyhow::Result<GrammarInit>,
-    ) -> Result<ConstraintMatcher> {
-        let make = || self.factory.create_parser_from_init(grammar()?, 0, 0);
-        let parser = panic_utils::catch_unwind(AssertUnwindSafe(make)).map_err(refused)?;
+            Constraint::ToolCalls { tools, most } => {
+                let (steps, begin) = CallSteps::new(tools, *most, vocabulary)?;
+                (begin, Some(steps))
+            }
+        };
         let mut matcher = ConstraintMatcher {
-            inner: Matcher::new(Ok(parser)),
-            eos: self.eos.clone(),
-            mask: vec![0; self.n_rows.div_ceil(32)],
+            inner,
+            calls,
+            eos: vocabulary.eos.clone(),
+            mask: vec![0; vocabulary.n_rows.div_ceil(32)],
         };
         matcher.mask()?;
         Ok(matcher)
     }
 }
 
+impl ConstraintVocabulary {
+    fn parser(&self, grammar: impl FnOnce() -> anyhow::Result<GrammarInit>) -> Result<Matcher> {
+        let make = || self.factory.create_parser_from_init(grammar()?, 0, 0);
+        let parser = panic_utils::catch_unwind(AssertUnwindSafe(make)).map_err(refused)?;
+        Ok(Matcher::new(Ok(parser)))
+    }
+}
+
 /// A reply's way through a grammar, token by token.
 pub struct ConstraintMatcher {
     inner: Matcher,
+    /// What comes after it, where a reply has several parts.
+    calls: Option<CallSteps>,
     eos: Vec<u32>,
     mask: Vec<u32>,
 }
@@ -212,7 +216,16 @@ impl ConstraintMatcher {
     /// # Errors
     /// [`Error::Constraint`] for another token; the matcher is of no use then.
     pub fn accept(&mut self, token: u32) -> Result<()> {
-        self.inner.consume_token(token).map_err(refused)
+        self.inner.consume_token(token).map_err(refused)?;
+        if let Some(calls) = &mut self.calls {
+            calls.accept(token);
+            if self.inner.is_stopped()
+                && let Some(next) = calls.next()
+            {
+                self.inner = next;
+            }
+        }
+        Ok(())
     }
 
     /// True once nothing but the end can come.
@@ -249,7 +262,7 @@ fn json_grammar(mut schema: Value) -> GrammarInit {
 }
 
 /// The same schema as an object, if it is one and within bounds.
-fn checked_schema(schema: &Value) -> Result<Value> {
+fn object_schema(schema: &Value) -> Result<Value> {
     fn depth_within(value: &Value, left: usize) -> bool {
         left > 0
             && match value {

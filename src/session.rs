@@ -18,6 +18,7 @@ mod guide;
 mod history;
 mod ingest;
 mod park;
+mod prefix;
 mod probe;
 mod reply;
 #[cfg(test)]
@@ -39,6 +40,7 @@ use crate::memory::MemoryState;
 use crate::memory_file::{MemoryCounters, MemoryFile, MemoryHeader};
 use checkpoint::Checkpoint;
 use park::Talk;
+use prefix::Prefixes;
 
 /// What stays the same for a conversation.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,6 +59,7 @@ pub struct Session {
     model: LoadedModel,
     talk: Talk,
     cancel: Cancel,
+    prefixes: Prefixes,
 }
 
 impl Session {
@@ -70,7 +73,8 @@ impl Session {
         render.enable_thinking = options.enable_thinking.or(model.enable_thinking);
         let system = options.system.map(|text| Message::new(Role::System, text));
         let talk = Talk::new(render, system.into_iter().collect());
-        let mut session = Session { model, talk, cancel: Cancel::default() };
+        let (cancel, prefixes) = (Cancel::default(), Prefixes::default());
+        let mut session = Session { model, talk, cancel, prefixes };
         session.new_context().await?;
         Ok(session)
     }

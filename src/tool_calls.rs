@@ -18,19 +18,23 @@ enum Format {
     Python,
 }
 
+/// Around a call in JSON.
+pub(crate) const JSON_OPEN: &str = "<tool_call>";
+pub(crate) const JSON_CLOSE: &str = "</tool_call>";
+
 impl Format {
     const ALL: [Format; 2] = [Format::Json, Format::Python];
 
     fn open(self) -> &'static str {
         match self {
-            Format::Json => "<tool_call>",
+            Format::Json => JSON_OPEN,
             Format::Python => "<code>",
         }
     }
 
     fn close(self) -> &'static str {
         match self {
-            Format::Json => "</tool_call>",
+            Format::Json => JSON_CLOSE,
             Format::Python => "</code>",
         }
     }
@@ -45,6 +49,17 @@ pub struct MalformedCall {
     pub reason: String,
 }
 
+/// The name in a tool's description, OpenAI's or bare.
+pub(crate) fn name_of(tool: &Value) -> Option<&str> {
+    tool.get("function").unwrap_or(tool).get("name")?.as_str()
+}
+
+/// The JSON Schema of a tool's arguments.
+pub(crate) fn schema_of(tool: &Value) -> Option<&Value> {
+    let function = tool.get("function").unwrap_or(tool);
+    ["parameters", "inputSchema", "input_schema"].iter().find_map(|key| function.get(key))
+}
+
 /// A tool's name and the names of its parameters, in order.
 #[derive(Debug, Clone)]
 struct Signature {
@@ -55,12 +70,10 @@ struct Signature {
 impl Signature {
     /// From a description in OpenAI's form or a bare one.
     fn new(tool: &Value) -> Option<Signature> {
-        let function = tool.get("function").unwrap_or(tool);
-        let schema = ["parameters", "inputSchema", "input_schema"];
-        let schema = schema.iter().find_map(|key| function.get(key));
-        let properties = schema.and_then(|s| s.get("properties")).and_then(Value::as_object);
+        let properties = schema_of(tool).and_then(|s| s.get("properties"));
+        let properties = properties.and_then(Value::as_object);
         Some(Signature {
-            name: function.get("name")?.as_str()?.to_string(),
+            name: name_of(tool)?.to_string(),
             parameters: properties.map(|p| p.keys().cloned().collect()).unwrap_or_default(),
         })
     }

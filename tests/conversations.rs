@@ -260,3 +260,42 @@ fn the_built_in_model_is_the_same_on_gpu_and_twin() {
     assert!(relative_error(&found.0, &expected.0) < 1e-4, "states");
     assert!(relative_error(&found.1, &expected.1) < 1e-4, "logits");
 }
+
+/// Begins a conversation with a memory and a long system message, and answers.
+fn begin(session: &mut Session, memory: &MemoryState, text: &str) -> Turn {
+    let mut file = block_on(session.memory(0)).expect("a memory");
+    file.state = memory.clone();
+    block_on(session.set_memory(&file)).expect("a memory");
+    block_on(session.begin(Vec::new(), CivilDate::from_unix_seconds(0))).expect("a beginning");
+    let system = "Be kind, be brief, and never speak of the weather. ".repeat(6);
+    let history = vec![Message::new(Role::System, system), Message::new(Role::User, text)];
+    let options = TurnOptions { max_new_tokens: 3, ..session.default_turn_options() };
+    block_on(session.turn_from(history, &options, &mut |_| ControlFlow::Continue(())))
+        .expect("a turn")
+}
+
+#[test]
+fn a_kept_beginning_gives_the_very_numbers_on_the_gpu() {
+    let Some(gpu) = gpu(false) else { return };
+    let device = Device::Gpu(gpu);
+    for storage in [Storage::F32, Storage::F16] {
+        let mut plain = session(&device, storage, "\"o\"");
+        let mut keeping = session(&device, storage, "\"o\"");
+        keeping.keep_prefixes(1);
+        let empty = state(&plain);
+        for (text, is_kept) in [("Hello there.", false), ("Who plays the violin?", true)] {
+            let (expected, found) =
+                (begin(&mut plain, &empty, text), begin(&mut keeping, &empty, text));
+            assert_eq!(
+                (found.prompt.prefix_tokens > 0, expected.prompt.prefix_tokens),
+                (is_kept, 0)
+            );
+            assert_eq!(found.generated_ids, expected.generated_ids);
+            let bits =
+                |s: &Session| -> Vec<u32> { state(s).values.iter().map(|x| x.to_bits()).collect() };
+            assert_eq!(bits(&keeping), bits(&plain), "{text}");
+        }
+        let changed = state(&plain);
+        assert_eq!(begin(&mut keeping, &changed, "Hello there.").prompt.prefix_tokens, 0);
+    }
+}

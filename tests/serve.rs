@@ -371,6 +371,7 @@ fn bad_requests_are_refused_in_openais_shape() {
         (with("messages", json!([user("a"), { "role": "assistant", "content": "b" }])), "messages"),
         (with("messages", json!([user(&"word ".repeat(9000))])), "messages"),
         (with("tool_choice", json!("required")), "tool_choice"),
+        (with("parallel_tool_calls", json!(1)), "parallel_tool_calls"),
     ] {
         for is_streamed in [false, true] {
             let mut body = body.clone();
@@ -407,6 +408,35 @@ fn bad_requests_are_refused_in_openais_shape() {
     // nothing of all that was remembered
     assert_eq!(json_of(server.get("/v1/memory/profiles"), 200)["data"], json!([]));
     assert!(server.get("/").status == 200 && server.get("/page.js").status == 200);
+}
+
+#[test]
+fn a_system_message_is_read_once_for_conversations_that_begin_alike() {
+    let system = |home: &str| {
+        let text = format!(
+            "You are a friend. {} Your person lives in {home}.",
+            "Be kind and brief. ".repeat(12)
+        );
+        json!({ "role": "system", "content": text })
+    };
+    let server = Server::start(&["--conversations", "1"]);
+    let cached = |system: Value, text: &str, extension: Value, more: &[(&str, &str)]| {
+        let messages = json!([system, user(text)]);
+        let body = json!({ "messages": messages, "max_tokens": 1, "deltamem": extension });
+        let turn = server.chat(&body, more);
+        turn["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().expect("a count")
+    };
+    let reading = [("X-Memory-Write", "false")];
+    let none = json!({ "memory": false });
+    assert_eq!(cached(system("Lisbon"), "Hello!", none.clone(), &[]), 0);
+    assert!(cached(system("Lisbon"), WHERE, none.clone(), &[]) >= 64);
+    // an empty memory is an empty memory, whosever it is
+    assert!(cached(system("Lisbon"), "Hi!", json!({}), &reading) >= 64);
+    // another text, the memory written, another memory
+    assert_eq!(cached(system("Oslo"), "Hello!", none, &[]), 0);
+    assert_eq!(cached(system("Lisbon"), "Hello there!", json!({}), &[]), 0);
+    assert_eq!(cached(system("Lisbon"), "Good morning!", json!({}), &reading), 0);
+    assert!(cached(system("Lisbon"), "Good evening!", json!({}), &reading) >= 64);
 }
 
 #[test]

@@ -268,3 +268,62 @@ fn hostile_constraints() {
         assert!(begin.elapsed() < Duration::from_secs(10), "{text}: {:?}", begin.elapsed());
     }
 }
+
+#[test]
+fn replies_are_calls_with_the_arguments_that_their_tools_take() {
+    let tools = json!([
+        { "type": "function", "function": { "name": "add", "parameters": {
+            "type": "object",
+            "properties": { "a": { "$ref": "#/$defs/n" }, "b": { "$ref": "#/$defs/n" } },
+            "required": ["a", "b"], "additionalProperties": false,
+            "$defs": { "n": { "enum": [1, 2, 3] } },
+        }}},
+        { "name": "add_é.*", "inputSchema": { "properties": { "é": { "const": "ü" } } } },
+        { "type": "function", "function": { "name": "now" } },
+    ]);
+    let tools = tools.as_array().unwrap().clone();
+    let mut seen = std::collections::BTreeSet::new();
+    for most in [1, 3] {
+        for text in replies(&Constraint::ToolCalls { tools: tools.clone(), most }) {
+            let mut splitter = crate::tool_calls::ToolCallSplitter::new(&tools);
+            let shown = splitter.push(&text) + &splitter.finish();
+            assert!(shown.trim().is_empty(), "{shown:?} of {text:?}");
+            let (calls, malformed) = splitter.into_parts();
+            assert!(malformed.is_empty(), "{malformed:?}");
+            assert!((1..=most).contains(&calls.len()), "{text}");
+            for call in calls {
+                let value = |key: &str| call.arguments.get(key).cloned();
+                let is_small =
+                    |value: Option<Value>| value.is_some_and(|v| [1, 2, 3].iter().any(|n| v == *n));
+                match call.name.as_str() {
+                    "add" => assert!(is_small(value("a")) && is_small(value("b")), "{text}"),
+                    "now" => {}
+                    _ => assert!(value("é").is_none_or(|v| v == "ü"), "{text}"),
+                }
+                seen.insert((call.name, most));
+            }
+        }
+    }
+    assert!(seen.len() >= 4, "{seen:?}");
+}
+
+#[test]
+fn calls_that_cannot_be_held_to_are_refused_by_the_tools_name() {
+    let vocabulary = vocabulary(&tokenizer());
+    let refused = |tools: Value| {
+        let tools = tools.as_array().unwrap().clone();
+        let matcher = Constraint::ToolCalls { tools, most: 1 }.matcher(&vocabulary);
+        matcher.err().expect("refused").to_string()
+    };
+    for (tools, part) in [
+        (json!([]), "1 to 128 tools"),
+        (json!([{ "parameters": {} }]), "no name"),
+        (json!([{ "name": "a", "parameters": { "type": "array" } }]), "the tool a: arguments"),
+        (json!([{ "name": "a", "parameters": { "not": {} } }]), "the tool a: "),
+        (json!([{ "name": "a", "parameters": 1 }]), "the tool a: a schema"),
+        (json!([{ "name": "a".repeat(MAX_REGEX_BYTES) }]), "too long"),
+    ] {
+        let message = refused(tools);
+        assert!(message.contains(part), "{message}");
+    }
+}

@@ -28,8 +28,11 @@ pub struct TurnOptions {
     /// Reports [`Turn::gauges`].
     pub gauges: bool,
     /// What the reply must match, unless it ends before it is whole (by length, a stop string or
-    /// its caller). After thoughts it begins behind `</think>`; tools are not called then.
+    /// its caller). After thoughts it begins behind `</think>`; tools are not called then, unless
+    /// calls are what it must be.
     pub constraint: Option<Constraint>,
+    /// The reply ends with so many calls of tools.
+    pub max_tool_calls: usize,
 }
 
 /// Why a reply ended.
@@ -101,6 +104,7 @@ impl Session {
             overflow: Overflow::Error,
             gauges: false,
             constraint: None,
+            max_tool_calls: usize::MAX,
         }
     }
 
@@ -248,7 +252,8 @@ impl Session {
 
     /// Takes calls out of the answer if the model knows of tools and may write what it wants.
     fn tool_call_splitter(&self, options: &TurnOptions) -> Option<ToolCallSplitter> {
-        let tools = self.talk.render.tools.as_deref().filter(|_| options.constraint.is_none());
+        let may_call = options.constraint.as_ref().is_none_or(Constraint::is_calls);
+        let tools = self.talk.render.tools.as_deref().filter(|_| may_call);
         tools.map(ToolCallSplitter::new)
     }
 
@@ -288,7 +293,8 @@ impl Session {
                 break;
             }
             reply.generated_ids.push(next);
-            let is_complete = state.guide.as_ref().is_some_and(Guide::is_complete);
+            let is_complete = state.guide.as_ref().is_some_and(Guide::is_complete)
+                || reply.n_calls() >= options.max_tool_calls;
             let is_last = n + 1 == options.max_new_tokens || reply.is_cancelled || is_complete;
             if is_last {
                 self.end_ahead(&mut state.ahead, 0)?;

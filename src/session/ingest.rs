@@ -88,9 +88,12 @@ impl Session {
             true => Some(self.roll_back(full, common, settled, write_enabled).await?),
             false => None,
         };
-        let start = self.talk.processed.len();
         let feed = Feed { tokens: full, flags: &flags, ids: ids.as_ref(), is_cancellable };
-        let outputs = self.feed_from(start, &feed, wanted).await?;
+        let start = match self.talk.processed.len() {
+            0 => self.begin_with_prefix(&feed).await?,
+            n => n,
+        };
+        let outputs = self.feed_from(self.talk.processed.len(), &feed, wanted).await?;
         let ingest = Ingest {
             prev_tokens,
             full_tokens: full.len(),

@@ -55,6 +55,11 @@ impl Reply<'_> {
         self.is_cancelled |= (self.on_piece)(&piece).is_break();
     }
 
+    /// Calls of tools that are whole.
+    pub fn n_calls(&self) -> usize {
+        self.tools.as_ref().map_or(0, |tools| tools.calls().len())
+    }
+
     /// What was held back, when no more tokens come.
     pub fn finish(&mut self, rest: &str) {
         self.push(rest);

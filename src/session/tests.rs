@@ -12,6 +12,7 @@ use pollster::block_on;
 use std::ops::ControlFlow;
 
 mod histories;
+mod prefixes;
 mod texts;
 mod windows;
 

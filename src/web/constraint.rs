@@ -11,6 +11,7 @@ pub(super) enum WebConstraint {
     JsonSchema { schema: Value },
     JsonObject,
     Regex { pattern: String },
+    ToolCalls { tools: Vec<Value>, most: usize },
 }
 
 impl From<WebConstraint> for Constraint {
@@ -19,6 +20,7 @@ impl From<WebConstraint> for Constraint {
             WebConstraint::JsonSchema { schema } => Constraint::JsonSchema(schema),
             WebConstraint::JsonObject => Constraint::JsonObject,
             WebConstraint::Regex { pattern } => Constraint::Regex(pattern),
+            WebConstraint::ToolCalls { tools, most } => Constraint::ToolCalls { tools, most },
         }
     }
 }

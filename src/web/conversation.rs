@@ -28,6 +28,8 @@ struct WebTurnOptions {
     /// False reads the memory and leaves it as it is.
     write: Option<bool>,
     constraint: Option<WebConstraint>,
+    /// The reply ends with so many calls of tools.
+    max_tool_calls: Option<usize>,
     gauges: bool,
     overflow: WebOverflow,
     /// For this turn and those that follow.
@@ -258,6 +260,7 @@ impl WebModel {
         turn.max_new_tokens = given.max_tokens.unwrap_or(turn.max_new_tokens);
         turn.stop = given.stop;
         turn.write_enabled = given.write.unwrap_or(true);
+        turn.max_tool_calls = given.max_tool_calls.unwrap_or(turn.max_tool_calls);
         turn.constraint = given.constraint.map(Into::into);
         turn.gauges = given.gauges;
         turn.overflow = match given.overflow {

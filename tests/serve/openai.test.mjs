@@ -93,6 +93,39 @@ test("a reply is held to a schema, also in a stream with tools at hand", async (
   assert.equal(reply.choices[0].finish_reason, "stop");
 });
 
+test("calls are made where they are required, of the function that is named, and one at a time", async () => {
+  const city = { type: "object", properties: { city: { enum: ["Lisbon", "Oslo"] } }, required: ["city"], additionalProperties: false };
+  const tools = ["weather", "population"].map((name) => ({
+    type: "function",
+    function: { name, description: `Says the ${name}.`, parameters: city },
+  }));
+  const openai = client("calls");
+  const max_tokens = 200; // it spells what it was not taught
+  const whole = await ask(openai, [ADA], { tools, max_tokens, tool_choice: "required", parallel_tool_calls: false });
+  const { message, finish_reason } = whole.choices[0];
+  assert.equal(finish_reason, "tool_calls");
+  assert.equal(message.tool_calls.length, 1);
+  const [{ id, function: call }] = message.tool_calls;
+  assert.ok(["weather", "population"].includes(call.name));
+  assert.ok(["Lisbon", "Oslo"].includes(JSON.parse(call.arguments).city), call.arguments);
+
+  // the result goes back, and the next call is of the other function
+  const result = { role: "tool", tool_call_id: id, content: "Sunny." };
+  const name = call.name === "weather" ? "population" : "weather";
+  const tool_choice = { type: "function", function: { name } };
+  const streamed = await openai.chat.completions
+    .stream({ model: "nano", messages: [ADA, message, result], tools, max_tokens, tool_choice })
+    .finalChatCompletion();
+  assert.deepEqual(streamed.choices[0].message.tool_calls.map(({ function: made }) => made.name), [name]);
+  assert.ok(streamed.usage === undefined || streamed.usage.completion_tokens > 0);
+
+  const named = (other) => ask(openai, [ADA], { tools, tool_choice: { type: "function", function: { name: other } } });
+  await assert.rejects(named("nothing"), (error) => error.status === 400 && error.param === "tool_choice");
+  const held = [{ ...tools[0], function: { ...tools[0].function, parameters: { not: {} } } }];
+  const wrong = ask(openai, [ADA], { tools: held, tool_choice: "required" });
+  await assert.rejects(wrong, (error) => error.status === 400 && error.param === "tools");
+});
+
 test("errors are those that the client knows", async () => {
   const openai = client("errors");
   await assert.rejects(ask(client("errors", { apiKey: "wrong" }), [ADA]), OpenAI.AuthenticationError);

@@ -81,6 +81,11 @@ def check_schema_and_tools(server: Server) -> None:
     history = [ADA, {"role": "assistant", "content": reply.content}, WHERE]
     found = text(client, history, tools=[tool], tool_choice="none", response_format=held)
     assert json.loads(found)["city"] in ("Lisbon", "Oslo"), found
+    parameters = {**tool, "function": {**tool["function"], "parameters": schema}}
+    forced = {"tools": [parameters], "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 200}
+    called = ask(client, [ADA], **forced).choices[0]
+    assert called.finish_reason == "tool_calls" and len(called.message.tool_calls) == 1, called
+    assert json.loads(called.message.tool_calls[0].function.arguments)["city"] in ("Lisbon", "Oslo"), called
 
 
 def check_errors(server: Server) -> None:

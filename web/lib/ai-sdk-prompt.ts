@@ -65,6 +65,7 @@ export function readCall(call: LanguageModelV4CallOptions): CompleteCall {
       call.reasoning !== "provider-default" && { thinking: call.reasoning !== "none" }),
     ...readCallOptions(call.providerOptions?.["deltamem"]),
     tools: readTools(call, warnings),
+    ...readChoice(call),
   };
   refuseConstraintWithTools(options, "once more with it and `toolChoice: \"none\"`");
   for (const feature of ["presencePenalty", "frequencyPenalty"] as const) {
@@ -94,12 +95,6 @@ function readTools(
   warnings: SharedV4Warning[],
 ): Tool[] {
   if (toolChoice?.type === "none") return [];
-  if (toolChoice && toolChoice.type !== "auto") {
-    throw new DeltamemError(
-      "unsupported",
-      `toolChoice is \`${toolChoice.type}\`; the model cannot be made to call a tool, only \`auto\` and \`none\` can be honoured.`,
-    );
-  }
   return tools.flatMap((tool) => {
     if (tool.type === "function") {
       const { name, description = "", inputSchema } = tool;
@@ -108,6 +103,12 @@ function readTools(
     warnings.push({ type: "unsupported", feature: `provider-defined tool ${tool.id}` });
     return [];
   });
+}
+
+/** Whether a call must come. */
+function readChoice({ toolChoice }: LanguageModelV4CallOptions): Pick<CompleteOptions, "toolChoice"> {
+  if (toolChoice?.type === "required") return { toolChoice: "required" };
+  return toolChoice?.type === "tool" ? { toolChoice: { name: toolChoice.toolName } } : {};
 }
 
 // ---- messages -------------------------------------------------------------------------------------

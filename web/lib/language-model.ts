@@ -35,13 +35,14 @@ import type {
   Opened,
   SessionEvent,
   SessionState,
+  ToolDescription,
   TurnRequest,
 } from "./protocol.js";
 import { SessionMemory } from "./session-memory.js";
 import { type WorkerHandle, hasGpu, startServer, startWorker } from "./start-worker.js";
 import { runTools } from "./tools.js";
 import { listStoredModels, removeStoredModel } from "./stored-models.js";
-import type { ModelInfo } from "./wasm.js";
+import type { ModelInfo, ModelTurnOptions } from "./wasm.js";
 
 export type {
   CloneOptions,
@@ -214,10 +215,11 @@ export class LanguageModel extends EventTarget {
    * are in the report.
    */
   async complete(history: PromptMessage[], options: CompleteOptions = {}): Promise<TurnReport> {
-    const { tools, onAnswer, ...others } = options;
+    const { tools, toolChoice, parallelToolCalls, onAnswer, ...others } = options;
     const request = turnRequest(questionOf(history), others);
     request.isHistory = true;
     if (tools) request.tools = describeTools(tools);
+    Object.assign(request.settings, callSettings(request.tools ?? [], options));
     return this.#turn(request, others, (text) => onAnswer?.(text));
   }
 
@@ -430,6 +432,29 @@ function turnRequest(messages: Message[], options: PromptOptions): TurnRequest {
         ? settings
         : { ...settings, constraint: constraintOf(responseConstraint) },
   };
+}
+
+/** Most calls that a reply is made to have at once. */
+const MAX_CALLS = 16;
+
+/** What makes a reply call tools, or only one. Throws `unsupported` and `setting`. */
+function callSettings(
+  tools: ToolDescription[],
+  { toolChoice = "auto", parallelToolCalls = true, responseConstraint }: CompleteOptions,
+): Pick<ModelTurnOptions, "constraint" | "maxToolCalls"> {
+  const most = parallelToolCalls && typeof toolChoice === "string" ? MAX_CALLS : 1;
+  const settings = most === 1 ? { maxToolCalls: 1 } : {};
+  if (toolChoice === "auto") return settings;
+  const named = typeof toolChoice === "string" ? null : toolChoice.name;
+  const wanted = named === null ? tools : tools.filter(({ name }) => name === named);
+  if (wanted.length === 0) {
+    const what = named === null ? "there are no tools" : `there is no tool "${named}"`;
+    throw new DeltamemError("setting", `toolChoice: a call is wanted, and ${what}.`);
+  }
+  if (responseConstraint !== undefined) {
+    throw new DeltamemError("unsupported", "toolChoice: a reply that must be a call is held to no other constraint.");
+  }
+  return { ...settings, constraint: { kind: "tool_calls", tools: wanted, most } };
 }
 
 /** A stream of what `run` says; cancelling it aborts the signal that `run` gets. */

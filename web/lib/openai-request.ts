@@ -28,6 +28,7 @@ const READ = new Set([
   "response_format",
   "tools",
   "tool_choice",
+  "parallel_tool_calls",
   "reasoning_effort",
   "n",
   "stream",
@@ -54,7 +55,6 @@ const NEUTRAL: Record<string, (value: unknown) => boolean> = {
   presence_penalty: (value) => value === 0,
   logit_bias: (value) => Object.keys(value as object).length === 0,
   modalities: (value) => Array.isArray(value) && value.every((kind) => kind === "text"),
-  parallel_tool_calls: (value) => value === true,
 };
 
 /** The history and the options that a request stands for. */
@@ -84,6 +84,7 @@ export function readRequest(params: ChatCompletionCreateParams): CompleteRequest
     ...(responseConstraint && { responseConstraint }),
     ...(params.reasoning_effort && { thinking: params.reasoning_effort !== "none" }),
     tools,
+    ...readChoice(params),
   };
   refuseConstraintWithTools(options, 'once more with it and `tool_choice: "none"`');
   return { history: readMessages(params.messages), options };
@@ -180,13 +181,25 @@ function unsupported(at: string, what: string): DeltamemError {
 
 function readTools({ tools, tool_choice: choice }: ChatCompletionCreateParams): Tool[] {
   if (choice === "none") return [];
-  if (choice !== undefined && choice !== null && choice !== "auto") {
-    throw new DeltamemError(
-      "unsupported",
-      `\`tool_choice\` is ${JSON.stringify(choice)}; the model cannot be made to call a tool, only "auto" and "none" can be honoured.`,
-    );
-  }
   return (tools ?? []).map(readTool);
+}
+
+/** Whether a call must come, and whether several may. */
+function readChoice({
+  tool_choice: choice,
+  parallel_tool_calls: isParallel,
+}: ChatCompletionCreateParams): Pick<CompleteOptions, "toolChoice" | "parallelToolCalls"> {
+  const parallel = isParallel === false ? { parallelToolCalls: false } : {};
+  if (choice === undefined || choice === null || choice === "auto" || choice === "none") return parallel;
+  if (choice === "required") return { ...parallel, toolChoice: choice };
+  const { type, function: named } = choice as { type?: string; function?: { name?: unknown } };
+  if (type === "function" && typeof named?.name === "string") {
+    return { ...parallel, toolChoice: { name: named.name } };
+  }
+  throw new DeltamemError(
+    "unsupported",
+    `\`tool_choice\` is ${JSON.stringify(choice)}; expected none, auto, required or a function.`,
+  );
 }
 
 function readTool({ type, function: described }: ChatCompletionTool, index: number): Tool {

@@ -66,6 +66,7 @@ interface CreateParamsBase {
   tools?: ChatCompletionTool[];
   /** `"auto"` or `"none"`; nothing else can be promised. */
   tool_choice?: string | object;
+  parallel_tool_calls?: boolean | null;
   /** `"none"` switches thinking off, every other effort on. */
   reasoning_effort?: string | null;
   /** Only 1. */

@@ -79,6 +79,10 @@ export interface PromptOptions extends TurnSettings {
 export interface CompleteOptions extends PromptOptions {
   /** In the place of the session's own, for this call; they are not executed. */
   tools?: Tool[];
+  /** Whether the reply must call one of `tools`, or the named one; by default the model decides. */
+  toolChoice?: "auto" | "required" | { name: string };
+  /** False ends the reply with its first call. */
+  parallelToolCalls?: boolean;
   /** Gets the reply as it forms. */
   onAnswer?: (text: string) => void;
 }

@@ -548,7 +548,7 @@ interface Around {
 
 function requestBody(messages: Message[], settings: ModelTurnOptions, around: Around): object {
   const { constraint, gauges, overflow, maxTokens, topK, topP, minP, repetitionPenalty } = settings;
-  const { temperature, seed, stop } = settings;
+  const { temperature, seed, stop, maxToolCalls } = settings;
   const functions = around.tools.map(({ name, description, inputSchema: parameters }) => ({
     type: "function",
     function: { name, description, parameters },
@@ -568,7 +568,8 @@ function requestBody(messages: Message[], settings: ModelTurnOptions, around: Ar
     repetition_penalty: repetitionPenalty,
     ...(functions.length > 0 && { tools: functions }),
     ...(around.thinking !== null && { chat_template_kwargs: { enable_thinking: around.thinking } }),
-    ...formatOf(constraint),
+    ...formatOf(constraint, around.tools),
+    ...(maxToolCalls === 1 && { parallel_tool_calls: false }),
     deltamem: {
       memory: around.hasMemory,
       gauges: gauges ?? false,
@@ -578,11 +579,19 @@ function requestBody(messages: Message[], settings: ModelTurnOptions, around: Ar
   };
 }
 
-function formatOf(constraint: Constraint | undefined): object {
+function formatOf(constraint: Constraint | undefined, tools: ToolDescription[]): object {
   if (constraint?.kind === "json_object") return { response_format: { type: "json_object" } };
+  if (constraint?.kind === "tool_calls") return { tool_choice: choiceOf(constraint.tools, tools) };
   if (constraint?.kind !== "json_schema") return {};
   const json_schema = { name: "reply", schema: constraint.schema };
   return { response_format: { type: "json_schema", json_schema } };
+}
+
+/** All tools are wanted, or one of them. */
+function choiceOf(wanted: unknown[], tools: ToolDescription[]): string | object {
+  const [first] = wanted as ToolDescription[];
+  if (!first || wanted.length === tools.length) return "required";
+  return { type: "function", function: { name: first.name } };
 }
 
 /** A reply in the making. */

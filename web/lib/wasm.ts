@@ -95,7 +95,9 @@ export type PieceKind = "answer" | "thought";
 export type Constraint =
   | { kind: "json_schema"; schema: unknown }
   | { kind: "json_object" }
-  | { kind: "regex"; pattern: string };
+  | { kind: "regex"; pattern: string }
+  /** Calls of these tools (OpenAI's descriptions or bare ones), one to `most`. */
+  | { kind: "tool_calls"; tools: unknown[]; most: number };
 
 /** How a turn is sampled and what else it is to do; what is missing comes from the model's files. */
 export interface TurnSettings {
@@ -121,6 +123,8 @@ export interface TurnSettings {
 /** The options of a turn, as JSON. */
 export interface ModelTurnOptions extends TurnSettings {
   constraint?: Constraint;
+  /** The reply ends with so many calls of tools. */
+  maxToolCalls?: number;
 }
 
 /** A conversation taken out of a model: messages, KV cache, memory, checkpoints. */

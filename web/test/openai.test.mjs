@@ -97,10 +97,9 @@ test("what cannot be honoured is refused by name, and nothing is asked", async (
     { presence_penalty: 0.5 },
     { logit_bias: { 5: 1 } },
     { modalities: ["audio"] },
-    { parallel_tool_calls: false },
     { functions: [] },
-    { tool_choice: "required" },
-    { tool_choice: { type: "function", function: { name: "add" } } },
+    { tool_choice: "always" },
+    { tool_choice: { type: "custom", custom: { name: "add" } } },
     { tools: [{ type: "custom" }] },
     { response_format: { type: "grammar" } },
     { response_format: { type: "json_object" }, tools: [{ type: "function", function: { name: "add" } }] },
@@ -160,6 +159,18 @@ test("a tool that has nothing to say says that", async () => {
   const { create, calls } = client();
   await create({ messages: [...hello.messages, { role: "tool", tool_call_id: "1", content: "" }] });
   assert.deepEqual(calls[0].history[1], { role: "tool", content: "(no output)", toolCallId: "1" });
+});
+
+test("a call can be required, and one at a time", async () => {
+  const { create, calls } = client({}, {}, {});
+  const tools = [{ type: "function", function: { name: "add" } }];
+  await create({ ...hello, tools, tool_choice: "required", parallel_tool_calls: false });
+  await create({ ...hello, tools, tool_choice: { type: "function", function: { name: "add" } } });
+  await create({ ...hello, tools, tool_choice: "auto", parallel_tool_calls: true });
+  assert.deepEqual(
+    calls.map(({ options }) => [options.toolChoice, options.parallelToolCalls]),
+    [["required", false], [{ name: "add" }, undefined], [undefined, undefined]],
+  );
 });
 
 test("with tool_choice none the model is not told of tools", async () => {

@@ -100,7 +100,6 @@ impl From<Error> for ApiError {
             Error::Setting { name: "profile", .. } => Some(super::PROFILE_HEADER),
             Error::Setting { name, .. } => Some(*name),
             Error::Messages { .. } | Error::ContextFull { .. } => Some("messages"),
-            Error::Constraint { .. } => Some("response_format"),
             _ => None,
         };
         let is_busy = matches!(error, Error::Locked { .. });

@@ -154,7 +154,13 @@ impl Host {
             true => ControlFlow::Break(()),
             false => sink.piece(piece),
         };
-        let turn = self.session.turn_from(history.clone(), &options, &mut on_piece).await?;
+        let turn = self.session.turn_from(history.clone(), &options, &mut on_piece).await;
+        let turn = turn.map_err(|error| match error {
+            error @ Error::Constraint { .. } => {
+                ApiError::from(error).with_param(request.settings.constraint_parameter())
+            }
+            error => error.into(),
+        })?;
         if turn.stop_reason == StopReason::Cancelled || gone.is_gone() {
             self.take_back(&turn, before, file.as_ref()).await?;
             return Err(ApiError::shutting_down());

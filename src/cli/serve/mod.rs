@@ -67,6 +67,11 @@ pub struct ServeOptions {
     #[arg(long, value_name = "N", default_value_t = 3,
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=64))]
     conversations: usize,
+    /// Beginnings (tools, system messages) that are kept to be read once for all conversations; each
+    /// takes the memory of its context
+    #[arg(long, value_name = "N", default_value_t = 2,
+          value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(0..=64))]
+    prefixes: usize,
     /// The built demo page, to be shown at / with this model behind it, or `small` for a small page
     /// [default: the one beside the program, or else the small one]
     #[arg(long, value_name = "FOLDER")]
@@ -138,7 +143,8 @@ pub fn run(options: &ServeOptions) -> Result<ExitCode> {
     }
     let app = http::App::new(&model);
     let session = SessionOptions { system: None, enable_thinking: None, date: today() };
-    let session = pollster::block_on(Session::new(model, session))?;
+    let mut session = pollster::block_on(Session::new(model, session))?;
+    session.keep_prefixes(options.prefixes);
     let queue = Queue::<Job>::new(options.queue, session.canceller());
     let defaults = session.default_turn_options();
     let host = Host::new(session, defaults, options.conversations);

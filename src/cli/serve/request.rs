@@ -69,10 +69,20 @@ pub struct Settings {
     max_tokens: Option<usize>,
     stop: Vec<String>,
     constraint: Option<Constraint>,
+    max_tool_calls: Option<usize>,
     pub thinking: Option<bool>,
 }
 
 impl Settings {
+    /// The parameter that is to blame if a reply cannot be held to what it says.
+    pub fn constraint_parameter(&self) -> &'static str {
+        match self.constraint {
+            Some(Constraint::ToolCalls { .. }) => "tools",
+            Some(Constraint::Regex(_)) => "deltamem",
+            _ => "response_format",
+        }
+    }
+
     /// Replaces what was given; without a seed it is `seed`.
     pub fn apply(&self, turn: &mut TurnOptions, seed: u64) {
         let sampling = &mut turn.sampling;
@@ -86,6 +96,7 @@ impl Settings {
         turn.max_new_tokens = self.max_tokens.unwrap_or(turn.max_new_tokens);
         turn.stop.clone_from(&self.stop);
         turn.constraint.clone_from(&self.constraint);
+        turn.max_tool_calls = self.max_tool_calls.unwrap_or(turn.max_tool_calls);
     }
 }
 
@@ -131,13 +142,15 @@ pub fn read_request(body: &[u8]) -> Result<ChatRequest, ApiError> {
         }
         settings.constraint = Some(Constraint::Regex(pattern.clone()));
     }
-    let tools = read_tools(get("tools"), get("tool_choice"))?;
+    let Tools { described: tools, forced, max_calls } = read_tool_use(&given)?;
     if settings.constraint.is_some() && !tools.is_empty() {
         let message = "a reply that is held to a schema cannot call tools; ask without the schema \
                        as long as tools are wanted, then once more with it and `tool_choice: \
                        \"none\"`";
         return Err(ApiError::unsupported("response_format", message));
     }
+    settings.constraint = settings.constraint.or(forced);
+    settings.max_tool_calls = max_calls;
     Ok(ChatRequest {
         model: text(&given, "model")?,
         history: read_messages(get("messages"))?,
@@ -169,6 +182,7 @@ fn refuse_unsupported(name: &str, value: &Value) -> Result<(), ApiError> {
         | "response_format"
         | "tools"
         | "tool_choice"
+        | "parallel_tool_calls"
         | "reasoning_effort"
         | "chat_template_kwargs"
         | "deltamem" => true,
@@ -180,7 +194,6 @@ fn refuse_unsupported(name: &str, value: &Value) -> Result<(), ApiError> {
         "modalities" => {
             value.as_array().is_some_and(|kinds| kinds.iter().all(|kind| kind == "text"))
         }
-        "parallel_tool_calls" => *value == Value::Bool(true),
         _ => false,
     };
     match is_fine {
@@ -257,6 +270,7 @@ fn read_settings(given: &Given) -> Result<Settings, ApiError> {
         max_tokens,
         stop: read_stop(given)?,
         constraint: read_format(given)?,
+        max_tool_calls: None,
         thinking: read_thinking(given)?,
     })
 }
@@ -315,16 +329,56 @@ fn read_format(given: &Given) -> Result<Option<Constraint>, ApiError> {
 
 // ---- tools -----------------------------------------------------------------------------------------
 
-fn read_tools(tools: Option<&Value>, choice: Option<&Value>) -> Result<Vec<Value>, ApiError> {
-    match choice.map(Value::as_str) {
-        None | Some(Some("auto")) => {}
-        Some(Some("none")) => return Ok(Vec::new()),
-        _ => {
-            let message = "the model cannot be made to call a tool; of `tool_choice` only \"auto\" \
-                           and \"none\" can be honoured";
-            return Err(ApiError::unsupported("tool_choice", message));
+/// Most calls that a reply is made to have at once.
+const MAX_CALLS: usize = 16;
+
+/// Which calls a request allows.
+struct Tools {
+    /// What the model is told of, in OpenAI's wrapping.
+    described: Vec<Value>,
+    /// Set if the reply must be calls.
+    forced: Option<Constraint>,
+    /// The reply ends with so many.
+    max_calls: Option<usize>,
+}
+
+fn read_tool_use(given: &Given) -> Result<Tools, ApiError> {
+    let described = read_tools(present(given, "tools"))?;
+    let is_parallel = flag(given, "parallel_tool_calls")?.unwrap_or(true);
+    let max_calls = (!is_parallel).then_some(1);
+    let most = max_calls.unwrap_or(MAX_CALLS);
+    let choice = present(given, "tool_choice");
+    let forced = match choice.map(|choice| (choice, choice.as_str())) {
+        None | Some((_, Some("auto"))) => None,
+        Some((_, Some("none"))) => {
+            return Ok(Tools { described: Vec::new(), forced: None, max_calls: None });
         }
-    }
+        Some((_, Some("required"))) if described.is_empty() => {
+            let message = "a call is required, and there are no `tools` to call";
+            return Err(ApiError::parameter("tool_choice", message));
+        }
+        Some((_, Some("required"))) => {
+            Some(Constraint::ToolCalls { tools: described.clone(), most })
+        }
+        Some((choice, _)) => {
+            let name = choice.get("function").and_then(|function| function.get("name"));
+            let name = name.and_then(Value::as_str).filter(|_| choice["type"] == "function");
+            let Some(name) = name else {
+                return Err(wrong("tool_choice", choice, "none, auto, required or a function"));
+            };
+            let named = described.iter().find(|tool| tool["function"]["name"] == name);
+            let Some(named) = named else {
+                let message = format!("there is no function {name:?} among the `tools`");
+                return Err(ApiError::parameter("tool_choice", message));
+            };
+            let constraint = Constraint::ToolCalls { tools: vec![named.clone()], most: 1 };
+            return Ok(Tools { described, forced: Some(constraint), max_calls: Some(1) });
+        }
+    };
+    Ok(Tools { described, forced, max_calls })
+}
+
+fn read_tools(tools: Option<&Value>) -> Result<Vec<Value>, ApiError> {
     let Some(tools) = tools else { return Ok(Vec::new()) };
     let Some(tools) = tools.as_array() else { return Err(wrong("tools", tools, "an array")) };
     let read = |(index, tool): (usize, &Value)| {

@@ -54,8 +54,6 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         ("frequency_penalty", json!(0.5)),
         ("logit_bias", json!({ "1": 2 })),
         ("audio", json!({})),
-        ("tool_choice", json!("required")),
-        ("tool_choice", json!({ "type": "function", "function": { "name": "a" } })),
         ("chat_template_kwargs", json!({ "other": 1 })),
     ] {
         assert_eq!(refused(json!({ name: value })), ("unsupported".into(), name.into()));
@@ -84,6 +82,50 @@ fn what_cannot_be_honoured_is_refused_by_name() {
     }
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     assert!(read_request(deep.as_bytes()).is_err());
+}
+
+#[test]
+fn calls_can_be_required_and_one_after_the_other() {
+    let tool = |name: &str| json!({ "type": "function", "function": { "name": name } });
+    let tools = json!([tool("a"), tool("b")]);
+    let calls = |extra: Value| {
+        let mut extra = extra;
+        extra["tools"] = tools.clone();
+        let request = read(extra).unwrap();
+        assert_eq!(request.tools.len(), 2);
+        match request.settings.constraint {
+            None => (Vec::new(), 0, request.settings.max_tool_calls),
+            Some(Constraint::ToolCalls { tools, most }) => {
+                (tools, most, request.settings.max_tool_calls)
+            }
+            Some(other) => panic!("{other:?}"),
+        }
+    };
+    let both = vec![tool("a"), tool("b")];
+    let named = json!({ "type": "function", "function": { "name": "b" } });
+    for (extra, expected) in [
+        (json!({}), (Vec::new(), 0, None)),
+        (json!({ "tool_choice": "auto", "parallel_tool_calls": true }), (Vec::new(), 0, None)),
+        (json!({ "parallel_tool_calls": false }), (Vec::new(), 0, Some(1))),
+        (json!({ "tool_choice": "required" }), (both.clone(), MAX_CALLS, None)),
+        (
+            json!({ "tool_choice": "required", "parallel_tool_calls": false }),
+            (both.clone(), 1, Some(1)),
+        ),
+        (json!({ "tool_choice": named }), (vec![tool("b")], 1, Some(1))),
+    ] {
+        assert_eq!(calls(extra.clone()), expected, "{extra}");
+    }
+    for wrong in [
+        json!("always"),
+        json!({ "type": "function", "function": { "name": "c" } }),
+        json!({ "type": "custom", "custom": { "name": "a" } }),
+        json!({ "type": "function" }),
+        json!(1),
+    ] {
+        let body = json!({ "tools": tools, "tool_choice": wrong });
+        assert_eq!(refused(body), ("invalid_value".into(), "tool_choice".into()), "{wrong}");
+    }
 }
 
 #[test]

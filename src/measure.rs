@@ -175,7 +175,6 @@ pub async fn measure(
         let mut group = vec![first];
         measure_group(&mut group, settings, budget, &mut report, &mut measured, tell).await?;
         for mode in rest {
-            report.kernels = kernel_times(&mut group[0], settings).await?;
             group.clear();
             tell(&format!("loading {}", mode.name()));
             group.push(candidate(subject, device, &load, mode).await?);
@@ -225,7 +224,7 @@ async fn candidate(
     let adapter = given.or(generated.as_ref().map(|(delta, tensors)| (delta, tensors as _)));
     let (config, tensors) = (subject.config, subject.tensors);
     let started = Instant::now();
-    let mut engine = load_engine(config, tensors, adapter, device, load, &mut |_, _| {}).await?;
+    let engine = load_engine(config, tensors, adapter, device, load, &mut |_, _| {}).await?;
     let load_seconds = started.elapsed().as_secs_f64();
     let layout = Layout {
         weights: load.weights,
@@ -236,7 +235,6 @@ async fn candidate(
     let delta = adapter.map(|(delta, _)| delta);
     let print = Footprint::of_source(config, delta, &layout, tensors)?;
     let embedding = tensors.own_storage("model.embed_tokens.weight").unwrap_or(load.weights);
-    engine.reset_context();
     Ok(Candidate {
         mode,
         engine,

@@ -195,7 +195,7 @@ impl Memory {
             is_met: bytes <= limit,
         };
         // beside a small model, the process itself is more than a tenth
-        let is_large = self.host_before_load.is_some_and(|before| before < base / 10);
+        let is_large = base >= 1 << 30;
         let host = self.host_peak.filter(|_| is_large).map(|peak| {
             check("host memory at its peak: weights + KV + 10 %", peak, base + base / 10)
         });

@@ -381,7 +381,7 @@ fn what_is_no_hub_is_no_hub() {
 #[test]
 fn no_name_leads_out_of_the_cache() {
     let place = Place::new();
-    for name in ["../../escaped", "/tmp/escaped", "a/../../../escaped", "..\\escaped"] {
+    for name in ["../../escaped", "/escaped", "a/../../../escaped", "..\\escaped"] {
         place.mirror.put(REPO, COMMIT, &[("m.gguf", noise(100, 17)), (name, b"x".to_vec())]);
         let (code, message) = place.failure(REPO);
         assert_eq!(code, "refused", "{message}");

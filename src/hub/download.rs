@@ -26,6 +26,8 @@ pub(super) struct RemoteFile {
     pub etag: String,
     /// What its bytes must be, if that is known.
     pub sha256: Option<String>,
+    /// The same as the registry has it: no hub can change that.
+    pinned: Option<String>,
 }
 
 /// A file of a commit and where it is asked for.
@@ -51,14 +53,16 @@ impl Place<'_> {
         format!("{}:{name}", self.repo.id)
     }
 
-    /// Asks for a file's size and ETag. `sha256` is what is known of it from elsewhere.
+    /// Asks for a file's size and ETag. `pinned` is the registry's SHA-256, `listed` that of the hub's
+    /// own list.
     ///
     /// # Errors
-    /// [`HubError`]; [`HubError::WrongHash`] if the hub itself promises other bytes than `sha256`.
+    /// [`HubError`]; [`HubError::WrongHash`] if two of those who know a SHA-256 do not agree.
     pub fn look(
         &self,
         name: &str,
-        sha256: Option<&str>,
+        pinned: Option<&str>,
+        listed: Option<&str>,
         events: &mut dyn FnMut(Event),
     ) -> Result<RemoteFile> {
         let (url, what) = (self.url(name), self.what(name));
@@ -72,15 +76,17 @@ impl Place<'_> {
             return Err(HubError::Refused { what, reason }.into());
         }
         let size = reply.linked.size_bytes.ok_or_else(|| no_hub("no length, as a hub gives"))?;
-        let promised = is_sha256(&etag).then(|| etag.clone());
-        if let (Some(expected), Some(found)) = (sha256, &promised)
-            && expected != found
-        {
-            let (expected, found) = (expected.into(), found.clone());
-            return Err(HubError::WrongHash { file: what, expected, found }.into());
+        let promised = Some(etag.as_str()).filter(|etag| is_sha256(etag));
+        let expected = pinned.or(listed).or(promised);
+        for found in [listed, promised].into_iter().flatten() {
+            if let Some(expected) = expected.filter(|&expected| expected != found) {
+                let (expected, found) = (expected.into(), found.into());
+                return Err(HubError::WrongHash { file: what, expected, found }.into());
+            }
         }
-        let sha256 = sha256.map(str::to_string).or(promised);
-        Ok(RemoteFile { name: name.into(), size_bytes: size, etag, sha256 })
+        let sha256 = expected.map(str::to_string);
+        let pinned = pinned.map(str::to_string);
+        Ok(RemoteFile { name: name.into(), size_bytes: size, etag, sha256, pinned })
     }
 
     /// Brings a file into the cache, whole and under its name, or fails; bytes that were right so far
@@ -95,7 +101,9 @@ impl Place<'_> {
                     self.repo.link(self.commit, &file.name, &file.etag)?;
                     return Ok(file);
                 }
-                Outcome::Changed => file = self.look(&file.name, None, events)?,
+                Outcome::Changed => {
+                    file = self.look(&file.name, file.pinned.as_deref(), None, events)?;
+                }
             }
         }
         let reason = "the host changes the file again and again".into();
@@ -116,6 +124,7 @@ impl Place<'_> {
         let mut retry = Retry::new(self.client.settings);
         let mut body_etag = None;
         let url = self.url(&file.name);
+        let mut furthest = part.len_bytes;
         events(Event::Bytes(part.len_bytes));
         loop {
             if part.len_bytes == file.size_bytes {
@@ -136,12 +145,13 @@ impl Place<'_> {
                 part.finish(self.repo.blob(&file.etag))?;
                 return Ok(Outcome::Whole);
             }
-            let before = part.len_bytes;
             match self.attempt(file, &url, &mut part, &mut body_etag, events) {
                 Ok(Outcome::Whole) => {}
                 Ok(Outcome::Changed) => return Ok(Outcome::Changed),
                 Err(failure) => {
-                    if part.len_bytes > before {
+                    // what was read before and thrown away is no progress
+                    if part.len_bytes > furthest {
+                        furthest = part.len_bytes;
                         retry.reset();
                     }
                     retry.pause(failure, &url, events)?;
@@ -171,23 +181,29 @@ impl Place<'_> {
             part.restart()?;
             return Err(Failure::passing("the file changed on its host"));
         }
-        match reply.status {
-            206 => check_range(&reply, part.len_bytes, file.size_bytes)?,
+        let is_rest = match reply.status {
+            206 => {
+                check_range(&reply, part.len_bytes, file.size_bytes)?;
+                true
+            }
             416 => {
                 part.restart()?;
                 return Err(Failure::passing("the host has no rest of the file"));
             }
             // all of it, whether or not that was asked for
-            _ => part.restart()?,
-        }
-        *body_etag = etag;
-        let rest = file.size_bytes - part.len_bytes;
+            _ => false,
+        };
+        let expected = if is_rest { file.size_bytes - part.len_bytes } else { file.size_bytes };
         let announced = text(&reply.headers, "content-length").and_then(|n| n.parse::<u64>().ok());
-        if announced.is_some_and(|n| n != rest) {
-            let reason =
-                format!("{} bytes are announced, {rest} are missing", announced.unwrap_or(0));
+        // a page that asks to log in, say: no reason to throw away what is here
+        if let Some(announced) = announced.filter(|&n| n != expected) {
+            let reason = format!("{announced} bytes are announced, {expected} are expected");
             return Err(Failure::passing(reason));
         }
+        if !is_rest {
+            part.restart()?;
+        }
+        *body_etag = etag;
         let mut body = reply.body.into_with_config().limit(u64::MAX).reader();
         let mut buffer = vec![0; BUFFER_BYTES];
         loop {

@@ -2,7 +2,7 @@
 //! is, which of it is wanted, whether it fits on the disk, the files, and last the branch's name, so that
 //! a model is found only when it is whole.
 
-use super::api::{RepoFile, RepoInfo, repo_info};
+use super::api::{RepoInfo, repo_info};
 use super::cache::RepoCache;
 use super::download::{Place, RemoteFile};
 use super::find::{find_adapter, find_model, read_index};
@@ -140,8 +140,11 @@ fn pull_files(
 ) -> Result<Vec<PulledFile>> {
     let mut remote = Vec::new();
     for name in names {
+        let pinned = target.files.iter().find(|file| file.name == *name);
+        let pinned = pinned.and_then(|file| file.sha256.as_deref());
         let listed = info.files.iter().find(|file| file.name == *name);
-        remote.push(place.look(name, expected_hash(target, name, listed)?, events)?);
+        let listed = listed.and_then(|file| file.sha256.as_deref());
+        remote.push(place.look(name, pinned, listed, events)?);
     }
     remote.sort_by_key(|file| file.size_bytes);
     let is_here =
@@ -170,25 +173,6 @@ fn pull_files(
         pulled.push(PulledFile { name: file.name, size_bytes: file.size_bytes, was_here });
     }
     Ok(pulled)
-}
-
-/// The hash that a file must have, if the registry or the hub's list know one; they must agree.
-fn expected_hash<'a>(
-    target: &Target,
-    name: &str,
-    listed: Option<&'a RepoFile>,
-) -> Result<Option<&'a str>, HubError> {
-    let known = target.files.iter().find(|file| file.name == name);
-    let known = known.and_then(|file| file.sha256.as_deref());
-    let listed = listed.and_then(|file| file.sha256.as_deref());
-    match (known, listed) {
-        (Some(known), Some(listed)) if known != listed => Err(HubError::WrongHash {
-            file: format!("{}:{name}", target.repo),
-            expected: known.into(),
-            found: listed.into(),
-        }),
-        _ => Ok(known.or(listed)),
-    }
 }
 
 /// # Errors

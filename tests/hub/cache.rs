@@ -5,6 +5,7 @@ use super::mirror::{etag, sha256};
 use super::{COMMIT, NEXT_COMMIT, Place, model_files, names, noise};
 use deltamem::hub::{HubName, Removal, contents, find_adapter, find_model, known_model, pull};
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 const REPO: &str = "ada/model";
 
@@ -166,6 +167,22 @@ fn the_registrys_hash_is_the_law() {
     place.mirror.put(&source.repo, &commit, &[(name, noise(500, 12))]);
     assert_eq!(place.failure("SmolLM3-3B").0, "wrong_hash");
     assert!(names(&place.repo(&source.repo).join("blobs")).is_empty());
+    // and where it changes its mind in between
+    place.mirror.put(&source.repo, &commit, &[(name, noise(50_000, 11))]);
+    let is_asked = AtomicBool::new(false);
+    let hash = source.files[0].sha256.clone().expect("a hash");
+    place.mirror.meddle(move |request, response| {
+        if request.path.starts_with("/api/") {
+            response.body = String::from_utf8_lossy(&response.body)
+                .replace(&sha256(&noise(50_000, 11)), &hash)
+                .into_bytes();
+        } else if request.method == "HEAD" && !is_asked.swap(true, Ordering::SeqCst) {
+            response.set("x-linked-etag", &format!("\"{hash}\""));
+        }
+    });
+    assert_eq!(place.failure("SmolLM3-3B").0, "wrong_hash");
+    assert!(names(&place.repo(&source.repo).join("snapshots")).is_empty());
+    place.mirror.behave();
     // another revision is another file
     place.mirror.put(&source.repo, NEXT_COMMIT, &[(name, noise(500, 12))]);
     assert_eq!(place.pull("SmolLM3-3B@main").expect("pulled").len(), 1);

@@ -317,7 +317,9 @@ fn whatever_else_is_asked_ends_decoding_with_what_was_handed_out() {
         let mut sampler = Sampler::new(reply.sampling.clone()).expect("a sampler");
         assert_eq!(block_on(engine.decode(1, &mut sampler)).unwrap_err().code(), "setting");
         let first = begin(&mut engine, &reply, &mut sampler);
-        for bad in [decoding(&reply, u32::MAX, &[], &[]), decoding(&reply, 0, &[u32::MAX], &[])] {
+        let sampling = SamplingOptions { repetition_penalty: 1.5, ..reply.sampling.clone() };
+        let damped = Reply { sampling, ..reply.clone() };
+        for bad in [decoding(&reply, u32::MAX, &[], &[]), decoding(&damped, 0, &[u32::MAX], &[])] {
             let refused = block_on(engine.begin_decoding(&bad)).unwrap_err();
             assert_eq!(refused.code(), "token_out_of_range");
         }

@@ -48,7 +48,7 @@ impl Decoding<'_> {
         sampling.temperature == 0.0 || sampling.top_k < MAX_TOP_K
     }
 
-    /// What a call that chooses the same way wants.
+    /// Which logits it chooses from.
     pub(crate) fn wanted_logits(&self) -> WantedLogits {
         match self.sampling {
             SamplingOptions { temperature: 0.0, .. } => WantedLogits::Argmax,
@@ -56,6 +56,17 @@ impl Decoding<'_> {
                 k: if *top_k == 0 { MAX_TOP_K } else { *top_k },
                 temperature: *temperature,
             },
+        }
+    }
+
+    /// What a call that chooses the same way wants.
+    pub(crate) fn wanted(&self) -> Wanted<'_> {
+        let penalty = self.sampling.repetition_penalty;
+        let repetition = RepetitionPenalty { ids: self.penalised, penalty };
+        Wanted {
+            logits: self.wanted_logits(),
+            repetition: (penalty != 1.0).then_some(repetition),
+            ..Wanted::default()
         }
     }
 
@@ -78,19 +89,14 @@ impl Decoding<'_> {
             let reason = format!("from {MAX_TOP_K} on, the host has to choose");
             return Err(Error::Setting { name: "top_k", reason });
         }
-        let penalty = self.sampling.repetition_penalty;
-        Wanted {
-            logits: self.wanted_logits(),
-            repetition: Some(RepetitionPenalty { ids: self.penalised, penalty }),
-            ..Wanted::default()
-        }
-        .check(config)
+        self.wanted().check(config)
     }
 }
 
 impl Engine {
-    /// Begins to decode a reply after what is in the KV cache. Until [`Engine::end_decoding`] nothing
-    /// else should be asked of the engine; what is, ends it with the tokens handed out so far.
+    /// Begins to decode a reply after what is in the KV cache. Until [`Engine::end_decoding`] the engine
+    /// may be ahead of what it has handed out, so nothing should be read from it; a call that changes
+    /// cache or memory ends decoding with the tokens handed out so far.
     ///
     /// # Errors
     /// [`Error::Setting`], [`Error::TokenOutOfRange`], [`Error::ContextFull`]; device errors.

@@ -194,6 +194,7 @@ impl Model {
         if n_groups > 0 {
             self.make_room_for_groups(n_groups).await?;
         }
+        self.prepare_choice(&decoding.wanted()).await?;
         let gpu = self.gpu.clone();
         let mut device_loop = match self.device_loop.take() {
             Some(device_loop) => device_loop,
@@ -319,16 +320,17 @@ impl Model {
         let mut pass = encoder.begin_compute_pass(&Default::default());
         self.head.norm_last.record(&mut pass, &step);
         record_all(&self.head.logits_last, &mut pass, &step);
+        let choice = &self.head.choice;
         if let Some(note_token) = device_loop.note_token.as_ref().filter(|_| run.is_penalised) {
             note_token.record(&mut pass, &step);
-            self.head.penalty.record(&mut pass, &step);
+            record_all(&choice.penalty, &mut pass, &step);
         }
         match (&device_loop.choose, run.logits) {
             (Some(choose), WantedLogits::TopK { .. }) => {
-                self.head.top_k.record(&mut pass, &step);
+                record_all(&choice.top_k, &mut pass, &step);
                 choose.record(&mut pass, &step);
             }
-            _ => self.head.argmax.record(&mut pass, &step),
+            _ => record_all(&choice.argmax, &mut pass, &step),
         }
         device_loop.next_step.record(&mut pass, &step);
     }

@@ -1,8 +1,11 @@
 //! Makes a [`Model`]: uploads the weights, allocates the buffers, builds every operation of a step.
 
 use super::buffers::{Buffers, MemorySizes};
-use super::{Head, Layer, Linear, MemoryLayer, Model};
-use crate::config::{DeltaConfig, DeltaHead, ModelConfig, StateUpdateMode, adapter_tensor_name};
+use super::{Choice, Head, Layer, Linear, MemoryLayer, Model};
+use crate::config::{
+    DeltaConfig, DeltaHead, ModelConfig, StateUpdateMode, WriteGranularity, adapter_tensor_name,
+};
+use crate::engine::{Wanted, WantedLogits};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 use crate::kernels::{self, Kernels, LinearTarget, RmsNormParams};
@@ -181,7 +184,7 @@ impl Model {
             identity: Arc::new(()),
             gpu,
         };
-        if model.delta.is_some() {
+        if delta.is_some_and(|delta| delta.write_granularity != WriteGranularity::Token) {
             // most calls have a message or two; more make room for themselves
             model.make_room_for_groups(8).await?;
         }
@@ -618,36 +621,38 @@ impl Loader<'_> {
         let (gpu, kernels) = (self.upload.gpu(), &mut self.kernels);
         let logits_last =
             kernels::matvec(kernels, gpu, &weight, &b.final_normed, target, true).await?;
-        let n = config.vocab_size as u32;
-        let penalty =
-            kernels::repetition_penalty(kernels, gpu, config.vocab_size, &b.penalty_ids, &b.logits);
-        let penalty = penalty.await?;
-        let params = kernels::MaskLogitsParams { n };
-        let mask = kernels::mask_logits(kernels, gpu, params, &b.mask, &b.logits).await?;
-        Ok(Head {
-            norm_all,
-            logits_all,
-            norm_last,
-            logits_last,
-            penalty,
-            mask,
-            argmax: kernels::argmax(
-                kernels,
-                gpu,
-                kernels::ArgmaxParams { n },
-                &b.logits,
-                &b.argmax,
-            )
-            .await?,
-            top_k: kernels::top_k(
-                kernels,
-                gpu,
-                kernels::TopKParams { n },
-                &b.logits,
-                &b.top_k_settings,
-                &b.top_k,
-            )
-            .await?,
-        })
+        Ok(Head { norm_all, logits_all, norm_last, logits_last, choice: Choice::default() })
+    }
+}
+
+impl Model {
+    /// Makes the operations on the last token's logits that a call wants, unless they are there.
+    pub(super) async fn prepare_choice(&mut self, wanted: &Wanted<'_>) -> Result<()> {
+        let (kernels, gpu, b) = (&mut self.kernels, &self.gpu, &self.buffers);
+        let (choice, logits) = (&mut self.head.choice, &self.buffers.logits);
+        let vocab_size = self.config.vocab_size;
+        let n = vocab_size as u32;
+        if wanted.repetition.is_some() && choice.penalty.is_none() {
+            let ids = &b.penalty_ids;
+            let op = kernels::repetition_penalty(kernels, gpu, vocab_size, ids, logits);
+            choice.penalty = Some(op.await?);
+        }
+        if wanted.mask.is_some() && choice.mask.is_none() {
+            let params = kernels::MaskLogitsParams { n };
+            let op = kernels::mask_logits(kernels, gpu, params, &b.mask, logits);
+            choice.mask = Some(op.await?);
+        }
+        if wanted.logits == WantedLogits::Argmax && choice.argmax.is_none() {
+            let params = kernels::ArgmaxParams { n };
+            let op = kernels::argmax(kernels, gpu, params, logits, &b.argmax);
+            choice.argmax = Some(op.await?);
+        }
+        if matches!(wanted.logits, WantedLogits::TopK { .. }) && choice.top_k.is_none() {
+            let params = kernels::TopKParams { n };
+            let settings = &b.top_k_settings;
+            let op = kernels::top_k(kernels, gpu, params, logits, settings, &b.top_k);
+            choice.top_k = Some(op.await?);
+        }
+        Ok(())
     }
 }

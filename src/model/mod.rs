@@ -112,13 +112,24 @@ struct Head {
     logits_all: Linear,
     norm_last: Op,
     logits_last: Vec<Op>,
-    penalty: Op,
-    mask: Op,
-    argmax: Op,
-    top_k: Op,
+    choice: Choice,
 }
 
-fn record_all(ops: &[Op], pass: &mut wgpu::ComputePass<'_>, step: &Step) {
+/// What becomes of the last token's logits; each is made when a call first wants it, so that no model
+/// waits for shaders that it does not use.
+#[derive(Debug, Default)]
+struct Choice {
+    penalty: Option<Op>,
+    mask: Option<Op>,
+    argmax: Option<Op>,
+    top_k: Option<Op>,
+}
+
+fn record_all<'a>(
+    ops: impl IntoIterator<Item = &'a Op>,
+    pass: &mut wgpu::ComputePass<'_>,
+    step: &Step,
+) {
     for op in ops {
         op.record(pass, step);
     }
@@ -188,6 +199,7 @@ impl Model {
         if n_groups > 0 {
             self.make_room_for_groups(n_groups).await?;
         }
+        self.prepare_choice(&wanted).await?;
         if wanted.gauges && self.gauges.is_none() {
             self.gauges = Some(Gauges::new(&self.gpu, self).await?);
         }
@@ -431,19 +443,20 @@ impl Model {
                 self.head.norm_last.record(&mut pass, step);
                 record_all(&self.head.logits_last, &mut pass, step);
                 self.last_logits_row = Some(0);
+                let choice = &self.head.choice;
                 if wanted.repetition.is_some() {
-                    self.head.penalty.record(&mut pass, step);
+                    record_all(&choice.penalty, &mut pass, step);
                 }
                 if wanted.mask.is_some() {
-                    self.head.mask.record(&mut pass, step);
+                    record_all(&choice.mask, &mut pass, step);
                 }
                 match wanted.logits {
-                    WantedLogits::Argmax => self.head.argmax.record(&mut pass, step),
+                    WantedLogits::Argmax => record_all(&choice.argmax, &mut pass, step),
                     WantedLogits::TopK { k, .. } => {
                         let k = [k as u32];
                         let settings = &self.buffers.top_k_settings;
                         self.gpu.queue.write_buffer(settings, 0, bytemuck::cast_slice(&k));
-                        self.head.top_k.record(&mut pass, step);
+                        record_all(&choice.top_k, &mut pass, step);
                     }
                     _ => {}
                 }

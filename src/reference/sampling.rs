@@ -107,7 +107,8 @@ pub fn choose(top: &TopK, settings: &ChooseSettings, uniform: f32) -> Option<u32
     let is_all = is_cut || n < MAX_TOP_K;
     let head: f32 = weights.iter().sum();
     let (total, slack) = if is_all { (head, SLACK) } else { (top.sum_exp, SUM_SLACK) };
-    if !is_all && !(total >= head * 0.999 && total < 3.4e38) {
+    // NaN is in no range
+    if !is_all && !(head * 0.999..3.4e38).contains(&total) {
         return None;
     }
     let nucleus = settings.top_p * total;

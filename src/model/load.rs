@@ -656,3 +656,26 @@ impl Model {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_in_8_bits_needs_heads_of_whole_quads() {
+        let of = |head_dim: usize| {
+            let json = format!(
+                r#"{{"model_type": "qwen3", "hidden_size": 16, "intermediate_size": 16,
+                "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1,
+                "head_dim": {head_dim}, "vocab_size": 8, "rms_norm_eps": 1e-6, "rope_theta": 1e4,
+                "max_position_embeddings": 64, "tie_word_embeddings": true}}"#
+            );
+            ModelConfig::from_json(json.as_bytes(), "config.json").expect("a configuration")
+        };
+        let check =
+            |kv, head_dim| LoadOptions { kv, ..LoadOptions::default() }.check_kv(&of(head_dim));
+        assert!(check(Storage::Q8, 8).is_ok() && check(Storage::F16, 6).is_ok());
+        assert_eq!(check(Storage::Q8, 6).expect_err("a refusal").code(), "setting");
+        assert_eq!(check(Storage::Q4, 8).expect_err("a refusal").code(), "setting");
+    }
+}

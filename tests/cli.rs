@@ -548,6 +548,21 @@ fn chat_commands_do_what_they_say() {
     assert!(!wrong.out.trim().is_empty(), "the chat ended: {wrong:?}");
 }
 
+/// More than the window holds many times over: old messages leave it, and the memory answers for them.
+#[test]
+fn a_conversation_has_no_end() {
+    let home = Home::new();
+    let script = format!(
+        "My name is Ada and I live in Lisbon.\n{}Where do I live?\n",
+        "Good morning!\n".repeat(8)
+    );
+    // whole replies, as it was taught
+    let run = home.pipe(&["chat", "--cpu", "--context", "256"], &script).ok();
+    run.err_has("the context was full: 2 old messages left it; the memory keeps");
+    assert!(!run.err.contains("error"), "{run:#?}");
+    assert!(run.out.trim_end().ends_with("You live in Lisbon."), "{run:#?}");
+}
+
 #[test]
 fn memories_move_between_chats_through_files() {
     let home = Home::new();

@@ -198,6 +198,14 @@ pub fn remarks(turn: &Turn, window: usize) -> Vec<String> {
         StopReason::ContextFull => Some(format!("the context of {window} tokens is full")),
     };
     remarks.extend(ended);
+    if turn.evicted_messages > 0 {
+        let n = turn.evicted_messages;
+        let kept = match turn.memory_norms.1 > 0.0 {
+            true => "; the memory keeps what it took from them",
+            false => "",
+        };
+        remarks.push(format!("the context was full: {n} old messages left it{kept}"));
+    }
     let ingests = [Some(&turn.prompt), turn.closing.as_ref()];
     remarks.extend(ingests.into_iter().flatten().filter_map(rollback_remark));
     remarks

@@ -35,6 +35,11 @@ impl Checkpoints {
         }
     }
 
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Begins anew with this one.
     pub fn begin(&mut self, first: Checkpoint) {
         self.0.clear();

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use deltamem::Error;
 use deltamem::memory_file::{MemoryFile, MemoryIdentity};
-use deltamem::session::{Session, Turn, TurnOptions};
+use deltamem::session::{Overflow, Session, Turn, TurnOptions};
 use input::{Input, Line};
 use std::process::ExitCode;
 
@@ -70,6 +70,8 @@ impl Chat {
         options.talk.apply(&mut turn_options)?;
         // `/readonly` and `/resume` go through the session's own switch
         turn_options.write_enabled = true;
+        // a conversation has no end: what leaves the context stays in the memory
+        turn_options.overflow = Overflow::Evict;
         let mut chat = Chat {
             session,
             turn_options,

@@ -118,10 +118,8 @@ fn is_untouched(file: &MemoryFile) -> bool {
 }
 
 fn is_copy(file: &MemoryFile, earlier: &MemoryFile) -> bool {
-    let counters = MemoryCounters {
-        generation: earlier.header.counters.generation,
-        ..file.header.counters.clone()
-    };
+    let counters =
+        MemoryCounters { generation: earlier.header.counters.generation, ..file.header.counters };
     counters == earlier.header.counters && file.state == earlier.state
 }
 

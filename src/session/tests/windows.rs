@@ -176,3 +176,23 @@ fn a_parked_conversation_goes_on_as_if_it_had_never_left() {
         assert_eq!(state(&s), state(&alone[1]));
     }
 }
+
+#[test]
+fn a_conversation_without_end_takes_no_more_than_its_window() {
+    let mut s = small("\"token\"");
+    let options = evicting(&s);
+    let window = s.model.engine.context_window();
+    let mut most = [0; 2];
+    for n in 0..40 {
+        let turn = say_with(&mut s, &format!("This is number {n}."), &options).unwrap();
+        assert!(s.model.engine.n_past() <= window && s.processed_tokens().len() <= window);
+        assert_eq!(s.messages()[0].content, "Brief. /system_override");
+        assert_eq!(turn.generated_ids.len(), 8);
+        // what is held beside the cache, early and late
+        let half = &mut most[usize::from(n >= 20)];
+        *half = (*half).max(s.messages().len() + s.talk.checkpoints.len());
+    }
+    assert!(most[1] <= most[0], "{most:?}");
+    assert!(state(&s).values.iter().all(|value| value.is_finite()));
+    assert_eq!(s.counters().turns, 40);
+}

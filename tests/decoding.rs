@@ -423,7 +423,10 @@ fn a_token_takes_few_submits_and_makes_nothing() {
         assert!(after.dispatches > before.dispatches);
         assert_eq!(after.bind_groups_created, before.bind_groups_created);
         assert_eq!(after.buffers_created, before.buffers_created);
-        assert!(a_token(after.bytes_read_back - before.bytes_read_back) <= 64.0, "{before:?} {after:?}");
+        assert!(
+            a_token(after.bytes_read_back - before.bytes_read_back) <= 64.0,
+            "{before:?} {after:?}"
+        );
         assert!(a_token(after.bytes_uploaded - before.bytes_uploaded) <= 16.0);
         engine.end_decoding(n_tokens).expect("an end");
     }

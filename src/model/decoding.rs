@@ -272,7 +272,11 @@ impl Model {
             let ahead = first - run.n_fed;
             let uniforms: Vec<f32> =
                 (ahead..ahead + n_steps).map(|ahead| sampler.uniform(ahead) as f32).collect();
-            self.gpu.queue.write_buffer(&device_loop.uniforms, 4 * slot as u64, bytemuck::cast_slice(&uniforms));
+            self.gpu.queue.write_buffer(
+                &device_loop.uniforms,
+                4 * slot as u64,
+                bytemuck::cast_slice(&uniforms),
+            );
         }
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         for index in first..first + n_steps {

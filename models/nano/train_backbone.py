@@ -155,6 +155,7 @@ def main():
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--lr", type=float, default=0.005)
     parser.add_argument("--adam-lr", type=float, default=3e-3)
+    parser.add_argument("--constant", type=float, default=0.5, help="share of the training before the rates fall to nothing in a line")
     parser.add_argument("--optimizer", choices=("muon", "adam"), default="muon")
     parser.add_argument("--layers", type=int, default=model.CONFIG["num_hidden_layers"])
     parser.add_argument("--hidden", type=int, default=model.CONFIG["hidden_size"])
@@ -220,7 +221,7 @@ def main():
             data = batches(chat, random.Random(f"{o.seed} {step // o.eval_every}"), lambda: level, (lambda: 1.0) if resumed else progress, dialogues.MORE if o.more else dialogues.TRAIN)
         rows = next(data)
         p = progress()
-        factor = min(1.0, (step + 1) / 50) * min(1.0, (1 - p) / 0.5 + 0.01)
+        factor = min(1.0, (step + 1) / 50) * min(1.0, (1 - p) / (1 - o.constant) + 0.01)
         for opt, peak in zip(optimizers, peaks):
             opt.param_groups[0]["lr"] = peak * factor
         ids, scored = batch_of(rows)

@@ -22,13 +22,23 @@ import small_talk
 from facts import KINDS, LISTED
 
 TRAIN, TEST = False, True
-STATEMENTS = {(k, side): facts.SPLITS[k, "statements"][side] for k, kind in KINDS.items() for side in (TRAIN, TEST)}
-QUESTIONS = {(k, side): facts.SPLITS[k, "questions"][side] for k, kind in KINDS.items() for side in (TRAIN, TEST)}
+# The training side with the wordings and corrections that were added for the last parts of the training.
+MORE = "more"
+
+
+def wordings_of(what):
+    table = {(k, side): facts.SPLITS[k, what][side] for k in KINDS for side in (TRAIN, TEST)}
+    return table | {(k, MORE): table[k, TRAIN] + facts.MORE.get((k, what), []) for k in KINDS}
+
+
+STATEMENTS, QUESTIONS = wordings_of("statements"), wordings_of("questions")
 assert all(STATEMENTS.values()) and all(QUESTIONS.values()), "every kind needs wordings on both sides"
 COMPOSITES = {side: [(kinds, facts.split(wordings, side)) for kinds, wordings in facts.COMPOSITES] for side in (TRAIN, TEST)}
+COMPOSITES[MORE] = COMPOSITES[TRAIN]
 COMPOSITE_RATE = 0.4
 NOISE = 0.2
 NEVER_TOLD = {side: facts.split(facts.NEVER_TOLD, side) for side in (TRAIN, TEST)}
+NEVER_TOLD[MORE] = NEVER_TOLD[TRAIN]
 SMALL_TALK = [(facts.expand(wording), reply) for wording, reply in small_talk.SMALL_TALK]
 # What is untold, as the person would call it: "your name" is "my name"; none for "about a pet".
 THINGS = {
@@ -108,6 +118,51 @@ CORRECTIONS = ("actually, {c}", "actually {c}", "sorry, {c}", "no wait, {c}", "n
                "since today {c}", "since Monday {c}", "the right answer is: {c}", "the truth is that {c}", "{c}, sorry", "{c}, I mean", "{c}, I was wrong before")
 CORRECTIONS_HELD = ("on second thought, {c}", "I said {old}, but {c}", "scratch that, {c}", "no longer {old}, as {c}", "I was joking about {old}, {c}",
                     "oh no, that was a mistake: {c}", "in truth, {c}", "{c}, please forget {old}")
+# Corrections in parts, for MORE: what opens one, what becomes of the old value, how the new one follows, what closes it.
+CORRECTION_LEADS = ("sorry, ", "no, ", "wait, ", "oops, ", "hmm, ", "ah, ", "well, ", "correction: ", "update: ", "a change: ", "please note a change: ",
+                    "one correction: ", "a small change: ", "a quick update: ", "change of plan: ", "I need to correct something: ", "I have to take that back, ",
+                    "I take it back, ", "I misspoke, ", "I got that wrong, ", "that was not right, ", "that is not true any more, ", "that is old news, ",
+                    "I gave you the wrong answer, ", "I mixed things up, ", "I was mistaken, ", "I was confused, ", "I made a typo, ", "I typed it wrong, ",
+                    "turns out ", "it turns out that ", "as it happens, ", "as of now ", "starting today ", "since last week ", "since yesterday ",
+                    "nowadays ", "meanwhile, ", "by now ", "things have moved on, ", "it changed, ", "that changed, ", "life goes on: ", "big news: ",
+                    "you should know that it changed: ", "please fix your notes: ", "please correct your notes: ", "please replace what I told you: ",
+                    "please overwrite that: ", "your notes are out of date, ", "what you know is out of date, ", "that was before, ", "that was true last year, ",
+                    "let me fix that: ", "let me say it again: ", "let me put that right: ", "to correct that: ", "I should have told you that ",
+                    "I should correct that, ", "better: ", "more exactly, ", "or rather, ", "rather, ", "no no no, ", "nope, ", "not quite, ", "not really, ")
+CORRECTION_OLDS = ("not {old}", "it isn't {old}", "it's not {old} any more", "it is not {old} anymore", "it wasn't {old}", "it was never {old}",
+                   "{old} is out", "{old} is old news", "{old} was yesterday", "{old} is not right", "{old} is not true", "{old} is in the past", "{old} is history",
+                   "{old} was wrong", "{old} is over", "{old} no more", "{old} isn't right", "{old} has changed", "{old} was a typo", "{old} came out wrong",
+                   "{old} does not hold any more", "{old} is what I told you before", "{old} is what you know", "{old} is out of date", "no {old} any more",
+                   "you can drop {old}", "please delete {old}", "please drop {old}", "please remove {old}", "throw {old} away", "erase {old}", "cross out {old}",
+                   "replace {old}", "ignore {old}", "don't believe {old}", "leave {old} out", "goodbye {old}", "so much for {old}", "enough of {old}",
+                   "I told you {old} but that is wrong", "I told you {old}", "you have {old} in your notes", "you may remember {old}", "you may still think {old}",
+                   "you think it is {old}", "you still have {old}", "before it was {old}", "once it was {old}", "it had been {old}", "last time I told you {old}",
+                   "earlier I mentioned {old}", "when I told you {old} I was wrong", "I wrote {old} by mistake", "I told you {old} by accident", "I mentioned {old}",
+                   "I typed {old}", "I called it {old}", "I claimed {old}", "I meant something other than {old}", "I should not have written {old}",
+                   "until last week it was {old}", "until now it was {old}", "after {old} came a change", "I gave up {old}", "I left {old} behind", "what I told you, {old}, is wrong")
+CORRECTION_JOINERS = (", ", ", ", ", but ", ", but ", ": ", " - ", ". ", ". ", "; ", ", now ", " and ", ", because ", ", since ", ", for ", " but now ", ", in fact ",
+                      ", so ", ", rather ", ", as a matter of fact ", ", the truth is: ", ", instead ", ", these days ", "! ", ", actually ", ". Now ", ", today ", ", it should be: ")
+CORRECTION_TAILS = (" now", ", sorry", ", sorry about that", ", I misspoke", ", please update that", ", please change your notes", ", that is right now", " for now",
+                    ", please correct it", ", that is new", " by now", ", my mistake", ", I mixed that up", " these days", ", please remember the change", ", I got it wrong before")
+CORRECTION_OLD_TAILS = (", not {old}", " and not {old} any more", " rather than {old}", " in place of {old}", ", {old} is wrong", ", {old} was before", ", so {old} is out",
+                        ", please replace {old}", ", please drop {old}", ", so delete {old}", ", {old} is history", " (not {old})", ", {old} was a mistake", ", it isn't {old}",
+                        ", it is not {old} any more", ", {old} is no longer right", " after {old}", ", {old} is over", ". {old} was wrong", ". {old} is old news", " - not {old}",
+                        ", it was {old} before", ", {old} was long ago", ", and {old} is out of date", ", whatever I told you about {old}", ", never {old}", ", so not {old}",
+                        ", I told you {old} by mistake", ", {old} was not right", ", you may drop {old}", ", no more {old}", " where I told you {old}", ", though I told you {old}")
+
+
+def correction_in_parts(rng):
+    """A wording of a correction with {c}, the statement of what holds, and mostly {old}."""
+    lead = rng.choice(CORRECTION_LEADS)
+    draw = rng.random()
+    if draw < 0.3:
+        return lead + "{c}" + (rng.choice(CORRECTION_TAILS) if rng.random() < 0.4 else "")
+    lead = lead if rng.random() < 0.35 else ""
+    if draw < 0.65:
+        return lead + rng.choice(CORRECTION_OLDS) + rng.choice(CORRECTION_JOINERS) + "{c}" + (rng.choice(CORRECTION_TAILS) if rng.random() < 0.15 else "")
+    return lead + "{c}" + rng.choice(CORRECTION_OLD_TAILS)
+
+
 JOINS = (" and ", " and ", " and ", ", ", ", ", ", and ", ", and ", ". ", ". ", ". ", "; ", ". also, ", " but ", " - ", "! ", ", also ", " and also ", ", plus ",
          ". and ", ". oh, and ", ". by the way, ", " while ", ". besides, ", ". another thing: ", ". and also, ", " :) ")
 # One of these opens an acknowledgement; the canonical sentences of the facts follow.
@@ -211,7 +266,7 @@ def clause(rng, key, value, side, noise=0.0):
 
 
 # Wordings that begin with the value, which is another token there than inside a sentence.
-VALUE_FIRST = {k: [w for wordings in STATEMENTS[k, TRAIN] for w in wordings if w.startswith("{v}")] for k in KINDS}
+VALUE_FIRST = {(k, side): [w for wordings in STATEMENTS[k, side] for w in wordings if w.startswith("{v}")] for k in KINDS for side in (TRAIN, MORE)}
 
 
 def composite(wording, values):
@@ -232,13 +287,12 @@ FILLERS = sorted(PLAIN_WORDS)
 
 
 class Talk:
-    """Draws users' messages and nano's replies. `values` is one of "all", "kept", "adapter"."""
+    """Draws users' messages and nano's replies. `values` is one of "all", "kept", "adapter"; `wordings` is MORE or that of the side."""
 
-    def __init__(self, rng, side=TRAIN, values="all", made_up_rate=0.0, statement_side=None, question_side=None, noise=0.0):
+    def __init__(self, rng, side=TRAIN, values="all", made_up_rate=0.0, noise=0.0, wordings=None):
         self.rng, self.values, self.made_up_rate = rng, values, made_up_rate
-        self.statement_side = side if statement_side is None else statement_side
-        self.question_side = side if question_side is None else question_side
         self.side, self.noise = side, noise
+        self.wordings = side if wordings is None else wordings
         self.person = Person(Style.draw(rng))
 
     def value(self, key):
@@ -266,13 +320,13 @@ class Talk:
         parts, left, first = [], dict(new), None
         if opens_with_value:
             key = next(iter(left))
-            first = (rng.choice(VALUE_FIRST[key]).replace("{v}", left.pop(key)), [key])
-        for kinds, wordings in COMPOSITES[self.statement_side]:
+            first = (rng.choice(VALUE_FIRST[key, self.wordings]).replace("{v}", left.pop(key)), [key])
+        for kinds, wordings in COMPOSITES[self.wordings]:
             if all(k in left for k in kinds) and rng.random() < COMPOSITE_RATE:
                 wording = rng.choice(rng.choice(wordings))
                 order = sorted(kinds, key=lambda k: re.search(rf"{{{k}[.}}]", wording).start())
                 parts.append((composite(wording, {k: left.pop(k) for k in kinds}), order))
-        parts += [(clause(rng, k, v, self.statement_side, self.noise), [k]) for k, v in left.items()]
+        parts += [(clause(rng, k, v, self.wordings, self.noise), [k]) for k, v in left.items()]
         rng.shuffle(parts)
         if first:
             parts.insert(0, first)
@@ -295,15 +349,17 @@ class Talk:
         while new == old:
             new = self.value(key)
         pattern = rng.choice(CORRECTIONS_HELD if self.side == TEST else CORRECTIONS)
-        text = pattern.format(c=clause(rng, key, new, self.statement_side, self.noise), old=old)
+        if self.wordings == MORE and rng.random() < 0.7:
+            pattern = correction_in_parts(rng)
+        text = pattern.format(c=clause(rng, key, new, self.wordings, self.noise), old=old)
         new = self.person.told[key] = self.person.style.shown(new)
         return self.person.style.type(rng, text, "."), acknowledgement({key: new})
 
     def question(self, key):
         thing = THINGS[key]
         if thing and self.rng.random() < INDIRECT_RATE:
-            return self.rng.choice(INDIRECT_HELD if self.question_side == TEST else INDIRECT).format(x=thing)
-        return noisy(self.rng, self.rng.choice(self.rng.choice(QUESTIONS[key, self.question_side])), self.noise)
+            return self.rng.choice(INDIRECT_HELD if self.wordings == TEST else INDIRECT).format(x=thing)
+        return noisy(self.rng, self.rng.choice(self.rng.choice(QUESTIONS[key, self.wordings])), self.noise)
 
     def ask(self, *keys):
         """A question about the kinds of `keys`, and the true answer."""
@@ -318,7 +374,7 @@ class Talk:
 
     def ask_never_told(self):
         rng = self.rng
-        return self.person.style.type(rng, rng.choice(rng.choice(NEVER_TOLD[self.question_side])), "?"), facts.NOT_TOLD_THAT
+        return self.person.style.type(rng, rng.choice(rng.choice(NEVER_TOLD[self.wordings])), "?"), facts.NOT_TOLD_THAT
 
     def repeat(self):
         """A list of words to be repeated: teaches copying far sooner than facts alone do, also from a message's start."""
@@ -365,9 +421,9 @@ def tell_all(talk, new, chat_rate=0.25):
     return turns
 
 
-def conversation(rng, max_facts=6, made_up_rate=0.25, repeat_rate=0.03, noise=NOISE):
+def conversation(rng, max_facts=6, made_up_rate=0.25, repeat_rate=0.03, noise=NOISE, wordings=TRAIN):
     """One backbone training dialogue as (user, assistant) turns."""
-    talk = Talk(rng, made_up_rate=made_up_rate, noise=noise)
+    talk = Talk(rng, made_up_rate=made_up_rate, noise=noise, wordings=wordings)
     if rng.random() < repeat_rate:
         return [talk.repeat() for _ in range(rng.randint(2, 4))]
     n = rng.choice([0, 1, 1, 2, 2, 3, 4, max_facts][: 2 + max_facts])
@@ -390,6 +446,26 @@ def conversation(rng, max_facts=6, made_up_rate=0.25, repeat_rate=0.03, noise=NO
                 turns.append(talk.ask(key))
         else:
             turns.append(talk.chat())
+    return turns
+
+
+def drill(rng, value_first_rate):
+    """Few turns about few facts, with MORE: told, corrected (with or without what was told before), or told and asked about."""
+    talk = Talk(rng, made_up_rate=0.1, noise=NOISE, wordings=MORE)
+    draw = rng.random()
+    kinds = LISTED if rng.random() < 0.6 else tuple(KINDS)
+    new = talk.draw_facts(rng.choice((1, 1, 2, 2, 3, 3, 4) if draw < 0.4 else (1, 2, 3)), kinds)
+    if draw >= 0.4 and draw < 0.62:
+        # As in a session of its own: the old value is in no context.
+        talk.person.told = {k: talk.person.style.shown(v) for k, v in new.items()}
+        turns = []
+    else:
+        turns = [talk.tell(new, opens_with_value=rng.random() < value_first_rate)]
+    told = list(new)
+    if draw >= 0.4 and draw < 0.76:
+        turns += [talk.correct(key) for key in rng.sample(told, min(len(told), rng.choice((1, 1, 2))))]
+    if draw >= 0.76:
+        turns += [talk.ask(rng.choice(told) if rng.random() < 0.4 else rng.choice(list(KINDS))) for _ in range(rng.randint(2, 4))]
     return turns
 
 

@@ -905,6 +905,24 @@ def draw_splits():
 
 
 SPLITS = draw_splits()
+
+
+def read_more():
+    """Training wordings from wordings/trained/, written after the split was drawn: {(kind, what): choices lists}.
+
+    They are not among what is split, so that what is held out stays the same; a text with the words of
+    a held-out one, in whatever order, is left out.
+    """
+    bag = lambda text: tuple(sorted(re.findall(r"[a-z{}']+", RELATION.sub("*", text).lower())))
+    more = {}
+    for (key, what), fresh in read_wordings(sorted((pathlib.Path(__file__).parent / "wordings" / "trained").glob("*.txt"))).items():
+        held = {bag(text) for options in SPLITS[key, what][1] for text in options}
+        options = (tuple(text for text in expand(line) if bag(text) not in held) for line in fresh)
+        more[key, what] = [texts for texts in options if texts]
+    return more
+
+
+MORE = read_more()
 PROPER = ("name", "town", "origin", "country", "pet_name", "language", "vehicle")
 
 # Clauses that tell several facts at once; a value without its article is {kind.bare}.

@@ -8,6 +8,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import nn
 
 import delta_scan
@@ -90,3 +91,11 @@ class Memory(nn.Module):
             return correct
 
         return nano.hidden(ids, [delta(i) for i in range(len(self.layers))]), after
+
+
+def load_adapter(path):
+    """The weights of an adapter.pt, or of a folder as export.py writes it (bf16)."""
+    if not path.is_dir():
+        return torch.load(path)["weights"]
+    # model.layers.N.self_attn.memory_q_proj -> layers.N.memory_q_proj
+    return {".".join((name.split(".")[1], name.split(".")[2], name.split(".")[-1])): w.float() for name, w in load_file(path / "delta_mem_adapter.safetensors").items()}

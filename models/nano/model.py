@@ -4,10 +4,12 @@ The mathematics is that of the program's own forward pass; names of parameters a
 Shapes: B episodes, T tokens, h hidden, H state heads of rank r.
 """
 
+import json
 import math
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import nn
 
 CONFIG = {
@@ -108,3 +110,17 @@ def round_to_bf16(module):
     for p in module.parameters():
         p.copy_(p.bfloat16().float())
     return module
+
+
+def load_backbone(path):
+    """{"config", "weights"} of a backbone.pt, or of a folder as export.py writes it (bf16)."""
+    if not path.is_dir():
+        return torch.load(path)
+    config = json.loads((path / "config.json").read_text())
+    config |= {"no_rope_layer_interval": config["no_rope_layers"].index(0) + 1}
+    weights = {name.removeprefix("model."): w.float() for name, w in load_file(path / "model.safetensors").items()}
+    return {"config": {key: config[key] for key in CONFIG}, "weights": weights}
+
+
+def tokenizer_of(path):
+    return (path if path.is_dir() else path.parent) / "tokenizer.json"

@@ -114,9 +114,9 @@ def draw_questions(rng, talk, n):
     return turns
 
 
-def draw_episode(rng, episodes, plan, n_rows):
+def draw_episode(rng, episodes, plan, n_rows, wordings):
     """A told session, perhaps a later one (else None), and n_rows sessions of questions."""
-    talk = dialogues.Talk(rng, values="adapter", made_up_rate=plan.made_up_rate)
+    talk = dialogues.Talk(rng, values="adapter", made_up_rate=plan.made_up_rate, wordings=wordings)
     kinds = dialogues.LISTED if rng.random() < 0.7 else tuple(dialogues.KINDS)
     turns = dialogues.tell_all(talk, talk.draw_facts(rng.randint(1, plan.max_facts), kinds), chat_rate=0.0)
     if rng.random() < 0.15:
@@ -199,7 +199,8 @@ def main():
     parser.add_argument("--until", type=float, default=0)
     parser.add_argument("--eval-every", type=int, default=100)
     parser.add_argument("--eval-cases", type=int, default=100)
-    parser.add_argument("--resume", type=pathlib.Path, help="an adapter.pt to go on from")
+    parser.add_argument("--resume", type=pathlib.Path, help="an adapter.pt, or a folder as export.py writes it, to go on from")
+    parser.add_argument("--more", action="store_true", help="draw from the wordings of wordings/trained/ and the corrections in parts too")
     parser.add_argument("--plan-from", type=float, default=0.0, help="share of the training from which plans are drawn at the start")
     parser.add_argument("--compile", action="store_true", help="fuse the small operations (needs a C++ compiler)")
     parser.add_argument("--threads", type=int, default=1)
@@ -208,19 +209,20 @@ def main():
     torch.set_num_threads(o.threads)
     torch.manual_seed(o.seed)
     o.out.mkdir(parents=True, exist_ok=True)
-    saved = torch.load(o.backbone)
+    saved = model.load_backbone(o.backbone)
     nano = model.Nano(saved["config"])
     nano.load_state_dict(saved["weights"])
     model.round_to_bf16(nano).requires_grad_(False)
-    chat = prompt.Chat(Tokenizer.from_file(str(o.backbone.with_name("tokenizer.json"))))
+    chat = prompt.Chat(Tokenizer.from_file(str(model.tokenizer_of(o.backbone))))
     episodes = Episodes(chat)
+    wordings = dialogues.MORE if o.more else dialogues.TRAIN
     d = memory.DELTA_CONFIG | {
         "num_state_heads": o.heads, "memory_write_granularity": o.granularity, "delta_heads": o.delta.split(","),
         "couple_lambda": o.mode != "free_lambda", "state_update_mode": "no_lambda" if o.mode == "no_lambda" else "standard",
     }
     mem = memory.Memory(saved["config"], d, o.beta_bias)
     if o.resume:
-        mem.load_state_dict(torch.load(o.resume)["weights"])
+        mem.load_state_dict(memory.load_adapter(o.resume))
     trained = [p for p in mem.parameters() if p.requires_grad]
     print(f"{sum(p.numel() for p in trained):,} trained parameters", flush=True)
     if o.optimizer == "muon":
@@ -241,7 +243,7 @@ def main():
         for opt, peak in zip(optimizers, peaks):
             opt.param_groups[0]["lr"] = peak * min(1.0, (step + 1) / 30) * (0.02 + 0.98 * (0.5 + 0.5 * math.cos(math.pi * p)))
         plan = [plan for first, plan in PLANS if max(p, o.plan_from) >= first][-1]
-        drawn = [draw_episode(rng, episodes, plan, o.rows) for _ in range(o.batch)]
+        drawn = [draw_episode(rng, episodes, plan, o.rows, wordings) for _ in range(o.batch)]
         told = Batch([row for row, _, _ in drawn], o.granularity)
         hidden, states = run(nano, told.ids, mem.zero_states(o.batch), told.writes)
         loss_told, _ = token_losses(nano, hidden, told)

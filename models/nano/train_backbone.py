@@ -45,28 +45,32 @@ LEVEL_UP_LOSS = 0.25
 DRILLS_FROM, DRILL_RATE, DRILLED_FACTS = 0.4, 0.4, (1, 1, 2, 2, 3, 3, 4)
 # Near the end, this share of the drills begin with a value: few wordings do, and each value has to be met so.
 VALUE_FIRST_FROM, VALUE_FIRST_RATE = 0.9, 0.6
+# With --more, the drills hold corrections and questions too, and are that share.
+MORE_DRILL_RATE = 0.55
 
 
-def drill(chat, rng, progress):
+def drill(chat, rng, progress, wordings):
+    if wordings == dialogues.MORE:
+        return chat.dialogue(dialogues.drill(rng, VALUE_FIRST_RATE / 2), prompt.draw_date(rng) if rng.random() < 0.3 else None)
     talk = dialogues.Talk(rng, made_up_rate=0.1, noise=dialogues.NOISE)
     new = talk.draw_facts(rng.choice(DRILLED_FACTS))
     turns = [talk.tell(new, opens_with_value=progress >= VALUE_FIRST_FROM and rng.random() < VALUE_FIRST_RATE)]
     return chat.dialogue(turns, prompt.draw_date(rng) if rng.random() < 0.3 else None)
 
 
-def batches(chat, rng, level, progress):
+def batches(chat, rng, level, progress, wordings):
     """Endless batches of dialogues of level(), at times of an earlier one, and of drills."""
     while True:
         now = level()
-        is_drill = progress() >= DRILLS_FROM and rng.random() < DRILL_RATE
+        is_drill = progress() >= DRILLS_FROM and rng.random() < (DRILL_RATE if wordings == dialogues.TRAIN else MORE_DRILL_RATE)
         if now > 1 and rng.random() < EARLIER_RATE:
             now = rng.randint(1, now - 1)
         max_facts, max_turns, header_rate, repeat_rate, tokens = LEVELS[now]
         tokens = LEVELS[level()][-1]
         # As drills are short, more of them.
-        rows = [drill(chat, rng, progress()) for _ in range(512)] if is_drill else []
+        rows = [drill(chat, rng, progress(), wordings) for _ in range(512)] if is_drill else []
         for _ in range(0 if is_drill else 128):
-            turns = dialogues.conversation(rng, max_facts=max_facts, made_up_rate=0.1 if now < 2 else 0.2, repeat_rate=repeat_rate)[:max_turns]
+            turns = dialogues.conversation(rng, max_facts=max_facts, made_up_rate=0.1 if now < 2 else 0.2, repeat_rate=repeat_rate, wordings=wordings)[:max_turns]
             rows.append(chat.dialogue(turns, prompt.draw_date(rng) if rng.random() < header_rate else None))
         rows.sort(key=lambda r: len(r[0]))
         groups, group = [], []
@@ -120,9 +124,19 @@ def evaluation_sets(n, seed=7):
         talks = [dialogues.Talk(rng, dialogues.TEST) for _ in range(n)]
         return [dict(zip(("question", "reply"), talk.tell(talk.draw_facts(facts, dialogues.LISTED))), turns=[]) for talk in talks]
 
+    def corrected():
+        """Corrections in a session of their own: the message alone says what holds."""
+        rng, alone = random.Random(f"{seed} corrected"), []
+        for _ in range(n):
+            talk = dialogues.Talk(rng, dialogues.TEST)
+            talk.person.told = talk.draw_facts(1, dialogues.LISTED)
+            alone.append(dict(zip(("question", "reply"), talk.correct(*talk.person.told)), turns=[]))
+        return alone
+
     return {
         "told1": (told(1), True),
         "told3": (told(3), True),
+        "corrected": (corrected(), True),
         "train2": (cases(2, side=dialogues.TRAIN), True),
         "held1": (cases(1), True),
         "held2": (cases(2), True),
@@ -141,6 +155,7 @@ def main():
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--lr", type=float, default=0.005)
     parser.add_argument("--adam-lr", type=float, default=3e-3)
+    parser.add_argument("--constant", type=float, default=0.5, help="share of the training before the rates fall to nothing in a line")
     parser.add_argument("--optimizer", choices=("muon", "adam"), default="muon")
     parser.add_argument("--layers", type=int, default=model.CONFIG["num_hidden_layers"])
     parser.add_argument("--hidden", type=int, default=model.CONFIG["hidden_size"])
@@ -151,14 +166,15 @@ def main():
     parser.add_argument("--until", type=float, default=0, help="stop this many seconds after the start, where the schedule follows the clock")
     parser.add_argument("--compile", action="store_true", help="fuse the small operations (needs a C++ compiler); a sixth faster")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--resume", type=pathlib.Path, help="a backbone.pt whose weights and tokenizer to go on from, with all kinds of data at once")
+    parser.add_argument("--resume", type=pathlib.Path, help="a backbone.pt, or a folder as export.py writes it, whose weights and tokenizer to go on from, with all kinds of data at once")
+    parser.add_argument("--more", action="store_true", help="draw from the wordings of wordings/trained/ and the corrections in parts too")
     parser.add_argument("--seed", type=int, default=1)
     o = parser.parse_args()
     torch.set_num_threads(o.threads)
     torch.manual_seed(o.seed)
     o.out.mkdir(parents=True, exist_ok=True)
-    resumed = torch.load(o.resume) if o.resume else None
-    tokenizer = Tokenizer.from_file(str(o.resume.with_name("tokenizer.json"))) if o.resume else prompt.make_tokenizer()
+    resumed = model.load_backbone(o.resume) if o.resume else None
+    tokenizer = Tokenizer.from_file(str(model.tokenizer_of(o.resume))) if o.resume else prompt.make_tokenizer()
     tokenizer.save(str(o.out / "tokenizer.json"))
     chat = prompt.Chat(tokenizer)
     prompt.check_template(chat, prompt.FOLDER / "chat_template.jinja")
@@ -202,10 +218,10 @@ def main():
     while True:
         # The data depends on the step alone, so that an interrupted run sees the same.
         if step % o.eval_every == 0 or data is None:
-            data = batches(chat, random.Random(f"{o.seed} {step // o.eval_every}"), lambda: level, (lambda: 1.0) if resumed else progress)
+            data = batches(chat, random.Random(f"{o.seed} {step // o.eval_every}"), lambda: level, (lambda: 1.0) if resumed else progress, dialogues.MORE if o.more else dialogues.TRAIN)
         rows = next(data)
         p = progress()
-        factor = min(1.0, (step + 1) / 50) * min(1.0, (1 - p) / 0.5 + 0.01)
+        factor = min(1.0, (step + 1) / 50) * min(1.0, (1 - p) / (1 - o.constant) + 0.01)
         for opt, peak in zip(optimizers, peaks):
             opt.param_groups[0]["lr"] = peak * factor
         ids, scored = batch_of(rows)

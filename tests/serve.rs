@@ -414,7 +414,7 @@ fn bad_requests_are_refused_in_openais_shape() {
 fn a_system_message_is_read_once_for_conversations_that_begin_alike() {
     let system = |home: &str| {
         let text = format!(
-            "You are a friend. {} Your person lives in {home}.",
+            "You are a friend. Your person lives in {home}. {}",
             "Be kind and brief. ".repeat(12)
         );
         json!({ "role": "system", "content": text })

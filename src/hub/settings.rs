@@ -180,12 +180,12 @@ mod tests {
 
     #[test]
     fn the_cache_is_where_other_tools_look() {
-        let home = ("HOME", "/home/ada");
-        assert_eq!(cache(&[home]), PathBuf::from("/home/ada/.cache/huggingface/hub"));
+        let home = ("HOME", "/h");
+        assert_eq!(cache(&[home]), PathBuf::from("/h/.cache/huggingface/hub"));
         let xdg = ("XDG_CACHE_HOME", "/x");
         assert_eq!(cache(&[home, xdg]), PathBuf::from("/x/huggingface/hub"));
         let hf = ("HF_HOME", "~/hf");
-        assert_eq!(cache(&[home, xdg, hf]), PathBuf::from("/home/ada/hf/hub"));
+        assert_eq!(cache(&[home, xdg, hf]), PathBuf::from("/h/hf/hub"));
         let hub = ("HF_HUB_CACHE", "/c");
         assert_eq!(cache(&[home, xdg, hf, hub]), PathBuf::from("/c"));
         assert_eq!(cache(&[home, ("HF_HUB_CACHE", "")]), cache(&[home]));

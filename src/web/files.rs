@@ -66,10 +66,18 @@ pub(super) fn open(files: JsValue, name: Option<String>) -> Result<(ModelFolder,
     Ok((folder, Some(adapter)))
 }
 
+/// The tensors of a GGUF file among the files.
+pub(super) fn open_gguf(files: JsValue) -> Result<GgufSource> {
+    match take_gguf(&mut by_name(files)?) {
+        gguf if gguf.is_empty() => Err(missing("a GGUF file")),
+        gguf => GgufSource::from_blobs(gguf),
+    }
+}
+
 /// Takes the files whose names end in `.gguf` out, shards in the order of their names.
 fn take_gguf(files: &mut BTreeMap<String, Blob>) -> Vec<Blob> {
     let (gguf, others) =
-        std::mem::take(files).into_iter().partition(|(name, _)| name.ends_with(".gguf"));
+        std::mem::take(files).into_iter().partition(|(name, _)| name.to_ascii_lowercase().ends_with(".gguf"));
     *files = others;
     let gguf: BTreeMap<String, Blob> = gguf;
     gguf.into_values().collect()

@@ -1,11 +1,14 @@
 //! What a model would take on this page's GPU, told from its configuration alone.
 
+use super::files;
 use super::{JsResult, WebLoadOptions, js_error, parse, storage};
 use crate::config::{DeltaConfig, ModelConfig};
 use crate::error::Result;
 use crate::footprint::{Fit, Footprint, Layout, fit, largest_buffer_bytes};
 use crate::gpu::{Gpu, GpuOptions, Tier};
 use crate::model::{LoadOptions, context_window};
+use crate::weights::TensorSource;
+use crate::weights::gguf::{GgufSource, config_json};
 use js_sys::Reflect;
 use serde_json::json;
 use wasm_bindgen::prelude::*;
@@ -15,13 +18,32 @@ use wasm_bindgen::prelude::*;
 /// are those of `WebModel.load`.
 #[wasm_bindgen]
 pub async fn inspect(config: String, options: String) -> JsResult<String> {
-    report(&config, &options).await.map_err(js_error)
+    let report = async || {
+        let config = ModelConfig::from_json(config.as_bytes(), "config.json")?;
+        report(&config, None, &options).await
+    };
+    report().await.map_err(js_error)
 }
 
-async fn report(config: &str, options: &str) -> Result<String> {
+/// The same of a GGUF file, or of all its shards: a `Map` or an object as `WebModel.load` takes it. Only
+/// what stands in front of the tensors is read.
+#[wasm_bindgen]
+pub async fn inspect_gguf(files: JsValue, options: String) -> JsResult<String> {
+    let report = async || {
+        let source = files::open_gguf(files)?;
+        let config = ModelConfig::from_json(&config_json(&source)?, source.label())?;
+        report(&config, Some(&source), &options).await
+    };
+    report().await.map_err(js_error)
+}
+
+async fn report(
+    config: &ModelConfig,
+    source: Option<&GgufSource>,
+    options: &str,
+) -> Result<String> {
     let options: WebLoadOptions = parse(options)?;
     let defaults = LoadOptions::default();
-    let config = ModelConfig::from_json(config.as_bytes(), "config.json")?;
     let delta = match &options.delta_config {
         None => None,
         Some(text) => Some(DeltaConfig::from_json(text.as_bytes(), "delta_mem_config.json")?),
@@ -29,14 +51,17 @@ async fn report(config: &str, options: &str) -> Result<String> {
     let layout = Layout {
         weights: storage("weights", options.weights, defaults.weights)?,
         kv: storage("kv", options.kv, defaults.kv)?,
-        context_window: context_window(&config, options.context)?,
+        context_window: context_window(config, options.context)?,
         chunk: defaults.chunk,
     };
     let tier = Gpu::probe(&GpuOptions { adapter: None, base_tier: options.base_tier }).await?;
-    let print = Footprint::new(&config, delta.as_ref(), &layout)?;
+    let print = match source {
+        None => Footprint::new(config, delta.as_ref(), &layout)?,
+        Some(source) => Footprint::of_source(config, delta.as_ref(), &layout, source)?,
+    };
     // Where the browser tells that there is little main memory, the GPU shares it.
     let sharing = Tier { software: true, ..tier };
-    let verdict = fit(&print, &config, &layout, Some(&sharing), device_memory_bytes());
+    let verdict = fit(&print, config, &layout, Some(&sharing), device_memory_bytes());
     let reason = match verdict {
         Fit::Yes | Fit::IfMemory => None,
         Fit::BufferTooLarge { needed, limit } => Some(format!(
@@ -56,12 +81,12 @@ async fn report(config: &str, options: &str) -> Result<String> {
         "weightBytes": print.weights,
         "kvBytes": print.kv,
         "otherBytes": print.adapter + print.state + print.activations,
-        "largestBufferBytes": largest_buffer_bytes(&config, &layout, limit),
+        "largestBufferBytes": largest_buffer_bytes(config, &layout, limit),
         "maxBufferBytes": tier.max_buffer_bytes,
         "maxBindingBytes": tier.max_binding_bytes,
         "parameters": config.n_parameters(),
         "contextWindow": layout.context_window,
-        "weights": layout.weights.name(),
+        "weights": source.map_or(layout.weights.name(), |_| "GGUF"),
         "kv": layout.kv.name(),
         "fits": reason.is_none(),
         "reason": reason,

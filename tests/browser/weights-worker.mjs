@@ -87,7 +87,15 @@ const calls = {
   list: async () => (await store()).list(),
   remove: async (url) => (await store()).remove(url),
   verify: async (url) => (await store()).verify(url),
-  probe: (modelUrl) => probeModel({ modelUrl, adapterUrl: null }),
+  /** With the footprint, if the model is one whose header can be read. */
+  async probe(modelUrl, reckonsFootprint = false) {
+    const { inspect, inspect_gguf } = await ready;
+    return probeModel({ modelUrl, adapterUrl: null }, async ({ config, gguf, adapterConfig }) => {
+      if (!reckonsFootprint) return null;
+      const options = JSON.stringify({ deltaConfig: adapterConfig ?? undefined });
+      return JSON.parse(await (gguf ? inspect_gguf(gguf, options) : inspect(config, options)));
+    });
+  },
   /** Loads what is open; says by how much the wasm memory is larger than before. */
   async load(options) {
     const { WebModel, memory } = await ready;

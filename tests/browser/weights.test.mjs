@@ -3,6 +3,7 @@
  * Needs `./dev web` before. DELTAMEM_CHROMIUM names the browser, by default /usr/bin/chromium.
  */
 import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { mkdtemp, readFile, readdir, readlink, rm } from "node:fs/promises";
 import { createRequire } from "node:module";
@@ -70,6 +71,14 @@ after(() => {
   server?.close();
   hub?.close();
 });
+
+/** Runs the program that `cargo run` builds. */
+function run(program, args) {
+  const built = process.env.DELTAMEM_BIN;
+  const cargo = ["run", "--quiet", "--bin", program, "--", ...args];
+  const { status } = spawnSync(built ?? "cargo", built ? args : cargo, { cwd: root, stdio: "inherit" });
+  assert.equal(status, 0);
+}
 
 /** A browser profile of its own; `job` gets how to start the browser and where it lies. */
 async function withProfile(job) {
@@ -265,6 +274,44 @@ test("weights go to the GPU in pieces, whole or in shards, and a lost device is 
     await tab.call("load", options);
     assert.equal(await tab.call("readBack"), 0);
     assert.deepEqual(await tab.call("free"), lost);
+  });
+});
+
+test("a GGUF file is a model by its address, reckoned from its header before it comes", async () => {
+  const folder = await mkdtemp(join(tmpdir(), "deltamem-gguf-"));
+  const path = join(folder, "nano-q8_0.gguf");
+  run("deltamem", ["convert", "models/nano", path, "--type", "q8_0"]);
+  const gguf = await readFile(path);
+  await rm(folder, { recursive: true });
+  const adapter = Object.fromEntries(Object.entries(nano).filter(([name]) => /^delta/.test(name)));
+  hub.add("gguf", { "nano-q8_0.gguf": gguf, ...adapter });
+  const url = `${hub.url}gguf/nano-q8_0.gguf`;
+  await withProfile(async (start) => {
+    const tab = await newTab(await start());
+    const absent = await tab.call("probe", url, true);
+    assert.equal(absent.state, "absent");
+    assert.ok(absent.downloadBytes >= gguf.length);
+    assert.ok(hub.sent("gguf") <= 2 ** 20 + 10);
+    const { fits, weights, weightBytes, parameters } = absent.reckoned;
+    assert.deepEqual([fits, weights, parameters], [true, "GGUF", 1_721_472]);
+    // a byte a weight, and a scale of two for 32
+    assert.ok(weightBytes > 1.06 * parameters && weightBytes < 1.07 * parameters, `${weightBytes}`);
+    const { names } = await tab.call("open", url);
+    assert.deepEqual(names.sort(), Object.keys({ "nano-q8_0.gguf": 0, ...adapter }).sort());
+    const { info } = await tab.call("load", { context: 256 });
+    assert.match(info.identity, /^[0-9a-f]{64}$/);
+    assert.equal(await tab.call("readBack"), 0);
+    await tab.call("free");
+    hub.rule = ({ response }) => response.destroy();
+    const offline = await tab.call("probe", url, true);
+    assert.deepEqual(offline.reckoned, absent.reckoned);
+    assert.equal(offline.state, "complete");
+    hub.rule = () => false;
+    hub.files.set("gguf/nano-q8_0.gguf", gguf.subarray(0, 5000));
+    await tab.call("close");
+    await tab.call("remove", url);
+    const cut = await tab.failure("probe", url, true);
+    assert.equal(cut.code, "format");
   });
 });
 

@@ -14,6 +14,7 @@ import {
   questionOf,
 } from "./input.js";
 import type { Caller } from "./messages.js";
+import { modelName } from "./model-address.js";
 import {
   type CloneOptions,
   type CompareOptions,
@@ -24,7 +25,6 @@ import {
   type PromptOptions,
   type SessionOptions,
   type TurnReport,
-  folderName,
   modelRequest,
 } from "./options.js";
 import type {
@@ -148,7 +148,7 @@ export class LanguageModel extends EventTarget {
         {
           ...request,
           ...about,
-          name: options.name ?? folderName(request.modelUrl),
+          name: options.name ?? modelName(request.modelUrl),
           store: options.store ?? "opfs",
           sha256: options.sha256 ?? {},
           passphrase: options.passphrase ?? null,

@@ -1,12 +1,12 @@
 /**
- * The files of one folder, from this device or from the network. Owns the decisions: what may be used
+ * The files of one folder, or of a GGUF file, from this device or from the network. Owns the decisions: what may be used
  * without asking, who of several tabs downloads, and what happens where nothing can be stored. The
  * store is weight-store.ts, the transfer download.ts.
  */
 import { type Place, MemoryPlace, download } from "./download.js";
 import { DeltamemError } from "./errors.js";
 import { type Net, type Remote, ChangedError, look, net, probe } from "./http.js";
-import { type NamedRemote, type Wanted, discover, isWeights } from "./model-layout.js";
+import { type NamedRemote, type Wanted, discover, isGguf, isWeights } from "./model-layout.js";
 import { canWriteInPlace, isQuota, readAll } from "./opfs.js";
 import type { ByteFile, ModelFile, WebSha256 } from "./wasm.js";
 import { ProgressTeller, downloadLock, hearProgress, hold, useLock } from "./weight-locks.js";
@@ -119,8 +119,9 @@ export class Collection {
     const entry = await store.usable(this.#url);
     if (!entry) return null;
     const has = (name: string) => entry.files.some((file) => file.name === name);
+    const hasModel = has("config.json") || entry.files.some(({ name }) => isGguf(name));
     const isEnough =
-      (!this.#wanted.model || has("config.json")) &&
+      (!this.#wanted.model || hasModel) &&
       (this.#wanted.adapter !== "required" || has("delta_mem_config.json"));
     const isExpected = entry.files.every(({ name, sha256 }) => {
       const expected = this.#expected(name);

@@ -4,11 +4,13 @@
  * happens to the files of one folder is model-collection.ts.
  */
 import { DeltamemError } from "./errors.js";
+import { FileHead, withHeads } from "./file-head.js";
 import { net, readText } from "./http.js";
+import { folderUrl, modelUrl } from "./model-address.js";
 import { Collection } from "./model-collection.js";
-import { type Wanted, discover } from "./model-layout.js";
+import { type Wanted, discover, isGguf } from "./model-layout.js";
 import { readAll } from "./opfs.js";
-import type { ModelFile, WebSha256 } from "./wasm.js";
+import type { ByteFile, ModelFile, WebSha256 } from "./wasm.js";
 import { isDownloading } from "./weight-locks.js";
 import { WeightStore } from "./weight-store.js";
 
@@ -77,91 +79,108 @@ export async function openModelFiles(options: OpenModelOptions): Promise<OpenedM
   };
 }
 
-/**
- * What is known of a model without downloading it. `config` and `adapterConfig` are the texts of its
- * configurations, from this device if they are there.
- */
-export async function probeModel(options: {
-  modelUrl: string;
-  adapterUrl: string | null;
-  signal?: AbortSignal;
-}): Promise<{
-  config: string;
-  /** Null without an adapter. */
+/** What tells a model's size: the configurations, or what stands in front of a GGUF file's tensors. */
+export interface Description {
+  /** The text of `config.json`; null for a GGUF file. */
+  config: string | null;
+  /** The GGUF file, or its shards, by name; null for a folder. */
+  gguf: Map<string, ByteFile> | null;
+  /** The text of `delta_mem_config.json`; null without an adapter. */
   adapterConfig: string | null;
+}
+
+export interface Probe {
   /** What is still to come; files whose size the server does not say are not in it. */
   downloadBytes: number;
   storedBytes: number;
   state: "absent" | "downloading" | "partial" | "complete";
-}> {
-  const signal = options.signal ?? new AbortController().signal;
+}
+
+const CONFIGS = ["config.json", "delta_mem_config.json"];
+
+/**
+ * What is known of a model without downloading it, from this device if it is there. `reckon` makes of its
+ * description what the caller wants to know; the beginning of a GGUF file that lies on a server may turn
+ * out too short for it, and then it is called again with more.
+ */
+export async function probeModel<T>(
+  options: { modelUrl: string; adapterUrl: string | null; signal?: AbortSignal },
+  reckon: (description: Description) => Promise<T>,
+): Promise<Probe & { reckoned: T }> {
+  const connection = net(options.signal ?? new AbortController().signal);
   const store = await WeightStore.open(() => {
     throw new DeltamemError("storage", "nothing is hashed while looking");
   });
-  const texts = { "config.json": "", "delta_mem_config.json": null as string | null };
+  const texts = new Map<string, string>();
+  const gguf = new Map<string, ByteFile>();
+  const heads: FileHead[] = [];
+  const closers: (() => void)[] = [];
   let [downloadBytes, storedBytes] = [0, 0];
-  const states: ("absent" | "downloading" | "partial" | "complete")[] = [];
-  for (const { url, wanted } of sources(options)) {
-    const entry = await store?.usable(url);
-    if (store && entry) {
-      states.push("complete");
-      for (const { name, sha256, bytes } of entry.files) {
-        storedBytes += bytes ?? 0;
-        if (name in texts && sha256) {
+  const states: Probe["state"][] = [];
+  try {
+    for (const { url, wanted } of sources(options)) {
+      const entry = await store?.usable(url);
+      if (store && entry) {
+        states.push("complete");
+        for (const { name, sha256, bytes } of entry.files) {
+          storedBytes += bytes ?? 0;
+          if (!sha256 || !(isGguf(name) || CONFIGS.includes(name))) continue;
           const file = await store.openBlob(sha256);
-          texts[name as "config.json"] = new TextDecoder().decode(readAll(file));
-          file.close();
+          closers.push(() => file.close());
+          if (isGguf(name)) gguf.set(name, file);
+          else texts.set(name, new TextDecoder().decode(readAll(file)));
+        }
+        continue;
+      }
+      const pending = await store?.entry(url, false);
+      for (const remote of await discover(url, wanted, connection)) {
+        const stored = pending?.files.find((file) => file.url === remote.url);
+        const isStored = stored?.sha256 && (await store?.hasBlob(stored.sha256, stored.bytes));
+        const part = (await store?.partBytes(remote.url))?.finished ?? 0;
+        const here = isStored ? (stored.bytes ?? 0) : part;
+        storedBytes += here;
+        if (!isStored) downloadBytes += Math.max(0, (remote.size ?? 0) - here);
+        if (CONFIGS.includes(remote.name)) {
+          texts.set(remote.name, await readText(remote, connection));
+        } else if (isGguf(remote.name)) {
+          const head = new FileHead(remote, connection);
+          heads.push(head);
+          gguf.set(remote.name, head);
         }
       }
-      continue;
+      const isElsewhere = store !== null && (await isDownloading(url));
+      states.push(isElsewhere ? "downloading" : pending ? "partial" : "absent");
     }
-    const connection = net(signal);
-    const pending = await store?.entry(url, false);
-    const remotes = await discover(url, wanted, connection);
-    for (const remote of remotes) {
-      const stored = pending?.files.find((file) => file.url === remote.url);
-      const isStored = stored?.sha256 && (await store?.hasBlob(stored.sha256, stored.bytes));
-      const part = (await store?.partBytes(remote.url))?.finished ?? 0;
-      const here = isStored ? (stored.bytes ?? 0) : part;
-      storedBytes += here;
-      if (!isStored) downloadBytes += Math.max(0, (remote.size ?? 0) - here);
-      if (remote.name in texts) {
-        texts[remote.name as "config.json"] = await readText(remote, connection);
-      }
-    }
-    const isElsewhere = store !== null && (await isDownloading(url));
-    states.push(isElsewhere ? "downloading" : pending ? "partial" : "absent");
-  }
-  const [model = "absent", adapter = model] = states;
-  return {
-    config: texts["config.json"],
-    adapterConfig: texts["delta_mem_config.json"],
-    downloadBytes,
-    storedBytes,
+    const description = {
+      config: gguf.size > 0 ? null : (texts.get("config.json") ?? ""),
+      gguf: gguf.size > 0 ? gguf : null,
+      adapterConfig: texts.get("delta_mem_config.json") ?? null,
+    };
+    const reckoned = await withHeads(heads, () => reckon(description));
+    const [model = "absent", adapter = model] = states;
     // the adapter is small: what is told is the model's state, unless only the adapter is missing
-    state: model === "complete" ? adapter : model,
-  };
+    const state = model === "complete" ? adapter : model;
+    return { reckoned, downloadBytes, storedBytes, state };
+  } finally {
+    for (const close of closers) close();
+  }
 }
 
-/** The folders that files come from. */
+/** The folders, or the GGUF file and a folder, that files come from. */
 function sources(options: { modelUrl: string; adapterUrl: string | null }): {
   url: string;
   wanted: Wanted;
 }[] {
-  const modelUrl = folderUrl(options.modelUrl);
+  const url = modelUrl(options.modelUrl);
   const adapterUrl = options.adapterUrl === null ? null : folderUrl(options.adapterUrl);
-  if (adapterUrl === null || adapterUrl === modelUrl) {
+  if (adapterUrl === null || adapterUrl === url) {
     const adapter = adapterUrl === null ? "optional" : "required";
-    return [{ url: modelUrl, wanted: { model: true, adapter } }];
+    return [{ url, wanted: { model: true, adapter } }];
   }
   return [
-    { url: modelUrl, wanted: { model: true, adapter: "none" } },
+    { url, wanted: { model: true, adapter: "none" } },
     { url: adapterUrl, wanted: { model: false, adapter: "required" } },
   ];
-}
-
-function folderUrl(url: string): string {
-  return url.endsWith("/") ? url : `${url}/`;
 }
 
 /** Adds up the progress of all folders. */

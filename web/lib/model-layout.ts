@@ -1,9 +1,10 @@
 /**
- * Which files a model and an adapter consist of, in Hugging Face's layout, and which of them a server
- * has. Owns the names; small files are read whole, weights in pieces.
+ * Which files a model and an adapter consist of, in Hugging Face's layout or around a GGUF file, and
+ * which of them a server has. Owns the names; small files are read whole, weights in pieces.
  */
 import { DeltamemError } from "./errors.js";
 import { type Net, NetworkError, type Remote, probe, readText } from "./http.js";
+import { fileName, isGgufUrl, shardUrls } from "./model-address.js";
 
 const WEIGHTS = "model.safetensors";
 const INDEX = "model.safetensors.index.json";
@@ -12,6 +13,8 @@ const ADAPTER_CONFIG = "delta_mem_config.json";
 const ADAPTER_WEIGHTS = ["delta_mem_adapter.safetensors", "delta_mem_adapter.pt"];
 const REQUIRED = ["config.json", "tokenizer.json"];
 const OPTIONAL = ["tokenizer_config.json", "chat_template.jinja", "generation_config.json"];
+/** What comes before the same in a GGUF file. */
+const BESIDE_GGUF = ["tokenizer.json", "chat_template.jinja", "generation_config.json"];
 const MAX_SHARDS = 1 << 12;
 
 /** What a folder is asked for. */
@@ -27,13 +30,21 @@ export interface NamedRemote extends Remote {
 
 /** True for files that the model reads in pieces. */
 export function isWeights(name: string): boolean {
-  return /\.(safetensors|pt|gguf)$/.test(name);
+  return /\.(safetensors|pt)$/.test(name) || isGguf(name);
 }
 
-/** Every file that is needed and there. Throws `network`, naming the one that is missing. */
+/** True for names of GGUF files. */
+export function isGguf(name: string): boolean {
+  return /\.gguf$/i.test(name);
+}
+
+/**
+ * Every file that is needed and there; `base` is a folder's address or a GGUF file's. Throws `network`,
+ * naming the one that is missing.
+ */
 export async function discover(base: string, wanted: Wanted, net: Net): Promise<NamedRemote[]> {
   const [model, adapter] = await Promise.all([
-    wanted.model ? discoverModel(base, net) : [],
+    wanted.model ? (isGgufUrl(base) ? discoverGguf(base, net) : discoverModel(base, net)) : [],
     wanted.adapter === "none" ? [] : discoverAdapter(base, wanted.adapter === "required", net),
   ]);
   return [...model, ...adapter];
@@ -49,6 +60,21 @@ async function discoverModel(base: string, net: Net): Promise<NamedRemote[]> {
   const required = await Promise.all(REQUIRED.map((name) => need(base, name, net)));
   const [optional, weights] = await others;
   return [...required, ...optional.filter((file) => file !== null), ...weights];
+}
+
+/** The file or all its shards, and what lies beside it. */
+async function discoverGguf(url: string, net: Net): Promise<NamedRemote[]> {
+  const shards = shardUrls(url);
+  if (shards.length > MAX_SHARDS) {
+    throw new DeltamemError("format", `${url}: ${shards.length} shards are too many.`);
+  }
+  const beside = Promise.all(BESIDE_GGUF.map((name) => find(url, name, net)));
+  // What is wrong with the model itself says more.
+  beside.catch(() => undefined);
+  const weights = await Promise.all(
+    shards.map(async (shard) => ({ ...(await needUrl(shard, net)), name: fileName(shard) })),
+  );
+  return [...weights, ...(await beside).filter((file) => file !== null)];
 }
 
 /** The single file or, if there is none, the shards that the index lists, and the index. */
@@ -111,8 +137,11 @@ async function find(base: string, name: string, net: Net): Promise<NamedRemote |
 }
 
 async function need(base: string, name: string, net: Net): Promise<NamedRemote> {
-  const url = new URL(name, base).href;
+  return { ...(await needUrl(new URL(name, base).href, net)), name };
+}
+
+async function needUrl(url: string, net: Net): Promise<Remote> {
   const remote = await probe(url, net);
-  if (remote) return { ...remote, name };
+  if (remote) return remote;
   throw new NetworkError(url, 404, "answered 404: it is not there");
 }

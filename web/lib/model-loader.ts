@@ -1,8 +1,8 @@
 /** From a model's address to a model on the GPU: what fits, the files, the loading, and its failures. */
 import { DeltamemError, codeOf, reasonOf } from "./errors.js";
-import { openModelFiles, probeModel } from "./model-files.js";
+import { type Description, openModelFiles, probeModel } from "./model-files.js";
 import type { Inspection, ModelRequest, OpenProgress, OpenRequest } from "./protocol.js";
-import type { Footprint, Inspect, LoadModel, WebModel, WebSha256 } from "./wasm.js";
+import type { Footprint, Inspect, InspectGguf, LoadModel, WebModel, WebSha256 } from "./wasm.js";
 
 /** What is used of the wasm module `deltamem.js`. */
 export interface WasmModule {
@@ -10,6 +10,7 @@ export interface WasmModule {
   WebModel: { load: LoadModel };
   WebSha256: new () => WebSha256;
   inspect: Inspect;
+  inspect_gguf: InspectGguf;
 }
 
 export interface LoadedModel {
@@ -42,11 +43,15 @@ export class ModelLoader {
   /** Throws `does_not_fit` if the GPU cannot hold the model, before its files are fetched. */
   async checkFit(signal: AbortSignal): Promise<void> {
     const { modelUrl, adapterUrl } = this.#request;
-    const [probe] = await Promise.all([
-      probeModel({ modelUrl, adapterUrl, signal }),
-      prepare(this.#wasm, this.#request),
+    const ready = prepare(this.#wasm, this.#request);
+    const [{ reckoned }] = await Promise.all([
+      probeModel({ modelUrl, adapterUrl, signal }, async (description) => {
+        await ready;
+        return footprintOf(this.#wasm, description, this.#request);
+      }),
+      ready,
     ]);
-    this.#footprint = await footprintOf(this.#wasm, probe, this.#request);
+    this.#footprint = reckoned;
     if (this.#footprint.fits) return;
     throw new DeltamemError("does_not_fit", doesNotFit(this.#footprint));
   }
@@ -113,13 +118,17 @@ export async function inspectModel(
   };
   try {
     const { modelUrl, adapterUrl } = request;
+    const ready = prepare(wasm, request);
     const [probe] = await Promise.all([
-      probeModel({ modelUrl, adapterUrl, signal }),
-      prepare(wasm, request),
+      probeModel({ modelUrl, adapterUrl, signal }, async (description) => {
+        await ready;
+        return footprintOf(wasm, description, request);
+      }),
+      ready,
     ]);
     inspection.downloadBytes = probe.downloadBytes;
     inspection.storedBytes = probe.storedBytes;
-    inspection.footprint = await footprintOf(wasm, probe, request);
+    inspection.footprint = probe.reckoned;
     if (!inspection.footprint.fits) {
       inspection.reason = doesNotFit(inspection.footprint);
       return inspection;
@@ -145,7 +154,7 @@ async function prepare(wasm: WasmModule, { wasmUrl }: ModelRequest): Promise<voi
 
 async function footprintOf(
   wasm: WasmModule,
-  { config, adapterConfig }: { config: string; adapterConfig: string | null },
+  { config, gguf, adapterConfig }: Description,
   { weights, contextTokens }: ModelRequest,
 ): Promise<Footprint> {
   const options = {
@@ -153,7 +162,9 @@ async function footprintOf(
     context: contextTokens ?? undefined,
     deltaConfig: adapterConfig ?? undefined,
   };
-  return JSON.parse(await wasm.inspect(config, JSON.stringify(options))) as Footprint;
+  const settings = JSON.stringify(options);
+  const told = gguf ? wasm.inspect_gguf(gguf, settings) : wasm.inspect(config ?? "", settings);
+  return JSON.parse(await told) as Footprint;
 }
 
 async function estimate(): Promise<StorageEstimate | undefined> {

@@ -1,5 +1,6 @@
 /** What callers can ask for, in types, and the addresses in it made absolute. */
 import type { PromptMessage, Tool } from "./input.js";
+import { folderUrl, modelUrl } from "./model-address.js";
 import type { CompareSide, ModelRequest, Weights } from "./protocol.js";
 import type { ModelTurn, TurnSettings } from "./wasm.js";
 
@@ -11,11 +12,14 @@ export type CreateMonitor = EventTarget;
 
 /** Which model, as far as it is known before it is loaded. */
 export interface InspectOptions {
-  /** Address of a folder in Hugging Face's layout; its weights may be sharded. */
+  /**
+   * Address of a folder in Hugging Face's layout, or of a GGUF file; either may be sharded. Beside a GGUF
+   * file a `tokenizer.json`, `chat_template.jinja` and `generation_config.json` come before what is in it.
+   */
   model: string | URL;
   /** Address of the δ-mem adapter's folder; by default it is looked for beside the model. */
   adapter?: string | URL;
-  /** How the weights are kept on the GPU. */
+  /** How the weights are kept on the GPU; the matrices of a GGUF file stay as they are. */
   weights?: Weights;
   /** Context window in tokens; by default the model's. */
   contextTokens?: number;
@@ -109,8 +113,8 @@ export interface TurnReport extends ModelTurn {
 /** What of the options the worker needs to find the model. */
 export function modelRequest(options: InspectOptions): ModelRequest {
   return {
-    modelUrl: folderUrl(options.model),
-    adapterUrl: options.adapter === undefined ? null : folderUrl(options.adapter),
+    modelUrl: modelUrl(absoluteUrl(options.model)),
+    adapterUrl: options.adapter === undefined ? null : folderUrl(absoluteUrl(options.adapter)),
     wasmUrl: options.wasmUrl === undefined ? null : absoluteUrl(options.wasmUrl),
     weights: options.weights ?? null,
     contextTokens: options.contextTokens ?? null,
@@ -119,16 +123,4 @@ export function modelRequest(options: InspectOptions): ModelRequest {
 
 function absoluteUrl(url: string | URL): string {
   return new URL(url, globalThis.location?.href).href;
-}
-
-/** With a slash at the end, so that file names are resolved inside it. */
-function folderUrl(url: string | URL): string {
-  const absolute = new URL(absoluteUrl(url));
-  if (!absolute.pathname.endsWith("/")) absolute.pathname += "/";
-  return absolute.href;
-}
-
-/** What to call a model that has no other name. */
-export function folderName(url: string): string {
-  return decodeURIComponent(new URL(url).pathname.split("/").at(-2) ?? "") || "model";
 }

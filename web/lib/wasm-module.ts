@@ -36,5 +36,6 @@ export type WebSha256 = types.WebSha256;
 export const WebSha256: new () => types.WebSha256 = wasm.WebSha256;
 
 export const inspect: types.Inspect = wasm.inspect;
+export const inspectGguf: types.InspectGguf = wasm.inspect_gguf;
 export const selfTest: types.SelfTest = wasm.selfTest;
 export const bench: types.Bench = wasm.bench;

@@ -241,6 +241,9 @@ export interface Footprint {
  */
 export type Inspect = (config: string, options: string) => Promise<string>;
 
+/** `inspect_gguf`: the same of a GGUF file or all its shards by name, of which the headers are read. */
+export type InspectGguf = (files: Map<string, ModelFile>, options: string) => Promise<string>;
+
 /** SHA-256 of bytes as they come. */
 export interface WebSha256 {
   update(bytes: Uint8Array): void;

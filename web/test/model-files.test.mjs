@@ -302,15 +302,79 @@ test("what a model is can be told without downloading it, and without the networ
     "delta_mem_adapter.safetensors": noise(500),
   });
   const absent = await probeModel({ modelUrl: url, adapterUrl: null });
-  assert.equal(absent.config, config);
-  assert.equal(absent.adapterConfig, '{"rank":8}');
+  assert.equal(absent.reckoned.config, config);
+  assert.equal(absent.reckoned.adapterConfig, '{"rank":8}');
   assert.deepEqual([absent.state, absent.storedBytes], ["absent", 0]);
   assert.ok(absent.downloadBytes > WEIGHTS.length);
   assert.ok(server.sent("safetensors") < 10);
   await openAndCompare(url);
   server.rule = ({ response }) => response.destroy();
   const complete = await probeModel({ modelUrl: url, adapterUrl: null });
-  assert.equal(complete.config, config);
+  assert.equal(complete.reckoned.config, config);
   assert.deepEqual([complete.state, complete.downloadBytes], ["complete", 0]);
   assert.equal(complete.storedBytes, absent.downloadBytes);
+});
+
+test("a GGUF file's address is a model, with what lies beside it and with its shards", async () => {
+  const small = { "tokenizer.json": Buffer.from("{}"), "delta_mem_config.json": Buffer.from('{"rank":8}') };
+  const adapter = { ...small, "delta_mem_adapter.pt": noise(500) };
+  server.add("gguf", { "m-q8_0.gguf": WEIGHTS, "other.gguf": noise(9), ...adapter });
+  const url = `${server.url}gguf/m-q8_0.gguf?download=true`;
+  const wanted = Object.keys({ "m-q8_0.gguf": 0, ...adapter }).sort();
+  for (const visit of ["first", "second"]) {
+    server.forget();
+    const opened = await open(url);
+    assert.deepEqual([...opened.files.keys()].sort(), wanted);
+    assert.equal(opened.files.get("m-q8_0.gguf").size, WEIGHTS.length);
+    assert.ok(opened.files.get("tokenizer.json") instanceof Uint8Array);
+    assert.equal(server.sent("gguf") > WEIGHTS.length, visit === "first");
+    opened.close();
+  }
+  const [stored] = await (await store()).list();
+  assert.deepEqual([stored.url, stored.isComplete], [url, true]);
+
+  const shards = [1, 2, 3].map((n) => `M-0000${n}-of-00003.GGUF`);
+  server.add("cut", Object.fromEntries(shards.map((name, i) => [name, noise(1000, i)])));
+  const cut = await open(`${server.url}cut/${shards[1]}`);
+  assert.deepEqual([...cut.files.keys()], shards);
+  cut.close();
+  server.files.delete(`cut/${shards[2]}`);
+  server.etags.clear();
+  const error = await failure(probeModel({ modelUrl: `${server.url}cut/${shards[0]}`, adapterUrl: null }));
+  assert.match(error.message, /M-00003-of-00003\.GGUF answered 404/);
+});
+
+test("of a GGUF file as much is read as its reader asks for, also where a server does no ranges", async () => {
+  server.add("head", { "m.gguf": WEIGHTS });
+  const options = { modelUrl: `${server.url}head/m.gguf`, adapterUrl: null };
+  /** Reads up to `end`, as the wasm module does. */
+  const upTo = (end) => {
+    let calls = 0;
+    return async ({ config, gguf }) => {
+      calls += 1;
+      assert.equal(config, null);
+      const file = gguf.get("m.gguf");
+      const bytes = new Uint8Array(1000);
+      for (let at = 0; at < end; at += 1000) file.read(bytes, at);
+      assert.deepEqual(Buffer.from(bytes), WEIGHTS.subarray(end - 1000, end));
+      return { calls, size: file.size };
+    };
+  };
+  for (const hasRanges of [true, false]) {
+    server.hasRanges = hasRanges;
+    server.forget();
+    const short = await probeModel(options, upTo(500_000));
+    assert.deepEqual(short.reckoned, { calls: 1, size: WEIGHTS.length });
+    assert.deepEqual([short.state, short.downloadBytes], ["absent", WEIGHTS.length]);
+    if (hasRanges) assert.ok(server.sent("gguf") <= 2 ** 20 + 10);
+    assert.equal((await probeModel(options, upTo(9_000_000))).reckoned.calls, 3);
+    if (hasRanges) assert.ok(server.sent("gguf") < 19 * 2 ** 20);
+  }
+  // what fails for another reason is not asked again
+  const fails = async () => assert.fail("no such model");
+  assert.match((await failure(probeModel(options, fails))).message, /no such model/);
+  server.hasRanges = true;
+  await openAndCompare(options.modelUrl);
+  server.rule = ({ response }) => response.destroy();
+  assert.equal((await probeModel(options, upTo(9_000_000))).reckoned.calls, 1);
 });

@@ -6,7 +6,11 @@ import { FakeDisk } from "./fake-opfs.mjs";
 import { load } from "./load.mjs";
 import { ModelServer, noise } from "./model-server.mjs";
 
-export const { openModelFiles, probeModel } = await load("model-files");
+const files = await load("model-files");
+export const { openModelFiles } = files;
+/** What is known of a model; `reckon` is by default given what describes it and gives that back. */
+export const probeModel = (options, reckon = async (description) => description) =>
+  files.probeModel(options, reckon);
 const { WeightStore } = await load("weight-store");
 
 export const PIECE = 8 << 20;
@@ -71,7 +75,7 @@ export function bytesOf(file) {
 export async function openAndCompare(modelUrl, options = {}) {
   const opened = await open(modelUrl, options);
   try {
-    const folder = new URL(modelUrl).pathname.slice(1);
+    const folder = new URL(modelUrl).pathname.slice(1).replace(/[^/]*$/, "");
     for (const [name, file] of opened.files) {
       const expected = server.files.get(folder + name);
       assert.ok(bytesOf(file).equals(expected), `${name} is not as the server has it`);

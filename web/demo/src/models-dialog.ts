@@ -44,8 +44,8 @@ export class ModelsDialog {
     const form = byId("own-form", HTMLFormElement);
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      const url = folder(input("own-url").value);
-      const adapter = input("own-adapter").value ? folder(input("own-adapter").value) : null;
+      const url = fileAddress(input("own-url").value);
+      const adapter = input("own-adapter").value ? fileAddress(input("own-adapter").value) : null;
       const weights = byId("own-weights", HTMLSelectElement).value as "q4" | "q8" | "f16" | "f32";
       const added = settings.addModel(url, adapter, weights);
       form.reset();
@@ -207,7 +207,7 @@ export class ModelsDialog {
     const form = element("form", "inline", label, field, element("button", "", "Set"));
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      this.#settings.setAdapter(entry, field.value ? folder(field.value) : null);
+      this.#settings.setAdapter(entry, field.value ? fileAddress(field.value) : null);
       toast(field.value ? "The adapter is used from the next load on." : "No adapter any more.");
       this.#draw();
     });
@@ -290,15 +290,20 @@ function progressText({ controller, stage, loaded }: Loading): string {
     : `Putting the weights on the GPU: ${percent(loaded)}`;
 }
 
-/** With a slash at the end; a page of a model on huggingface.co becomes the address of its files. */
-function folder(address: string): string {
+/**
+ * A GGUF file's address as it is, a folder's with a slash at the end; a page of either on huggingface.co
+ * becomes the address of the files.
+ */
+function fileAddress(address: string): string {
   const url = new URL(address);
   if (url.hostname === "huggingface.co") {
     const [owner, name, kind, revision] = url.pathname.split("/").filter(Boolean);
     if (owner && name && (kind === undefined || kind === "tree")) {
       url.pathname = `/${owner}/${name}/resolve/${revision ?? "main"}/`;
+    } else if (kind === "blob") {
+      url.pathname = url.pathname.replace("/blob/", "/resolve/");
     }
   }
-  if (!url.pathname.endsWith("/")) url.pathname += "/";
+  if (!/(\/|\.gguf)$/i.test(url.pathname)) url.pathname += "/";
   return url.href;
 }

@@ -79,6 +79,7 @@ export class SessionHost extends EventTarget {
       profile,
       ...(model.adapter && { adapter: new URL(model.adapter, document.baseURI) }),
       ...(model.weights && { weights: model.weights }),
+      ...(model.sha256 && { sha256: model.sha256 }),
       // The service worker keeps the built-in model; a second copy would only take room.
       store: model.isBuiltIn ? "none" : "opfs",
       ...(passphrase !== undefined && { passphrase }),

@@ -68,9 +68,10 @@ export class Settings {
 
   addModel(url: string, adapter: string | null, weights: Weights): ModelEntry {
     const parts = new URL(url).pathname.split("/").filter((part) => part && part !== "resolve");
+    const gguf = /^(.+)\.gguf$/i.exec(parts.at(-1) ?? "");
     const entry: ModelEntry = {
       id: `own:${url}`,
-      name: decodeURIComponent(parts[1] ?? parts[0] ?? "model"),
+      name: decodeURIComponent(gguf?.[1] ?? parts[1] ?? parts[0] ?? "model"),
       summary: "Added by you.",
       url,
       adapter,

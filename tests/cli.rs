@@ -24,6 +24,11 @@ impl Home {
         Home(tempfile::tempdir().expect("a folder"), Some(common::noise()))
     }
 
+    /// With one whose replies do not end by themselves.
+    fn endless() -> Home {
+        Home(tempfile::tempdir().expect("a folder"), Some(common::endless()))
+    }
+
     fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_deltamem"));
         command.env("DELTAMEM_DATA_DIR", self.0.path().join("data"));
@@ -667,7 +672,7 @@ fn say_and_wait(child: &mut Child, line: &str) {
 
 #[test]
 fn a_killed_chat_keeps_the_last_finished_turn() {
-    let home = Home::noisy();
+    let home = Home::endless();
     home.pipe(&CHAT, "hello\n").ok();
     let saved = home.exported("default");
     let mut child = start_chat(&home, &["--max-tokens", "1900", "--temperature", "1"]);
@@ -685,7 +690,7 @@ fn a_killed_chat_keeps_the_last_finished_turn() {
 #[cfg(unix)]
 #[test]
 fn ctrl_c_stops_the_reply_and_not_the_chat() {
-    let home = Home::noisy();
+    let home = Home::endless();
     let mut child = start_chat(&home, &["--max-tokens", "1900", "--temperature", "1"]);
     say_and_wait(&mut child, "tell me a very long story\n");
     // the shell's own `kill`: the program of that name is not everywhere

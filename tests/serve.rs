@@ -555,7 +555,7 @@ fn foreign_pages_names_and_tokens_are_kept_out() {
 
 #[test]
 fn the_line_is_bounded_and_whoever_leaves_it_frees_the_model() {
-    let server = Server::noisy(&["--queue", "1"]);
+    let server = Server::endless(&["--queue", "1"]);
     let long = |text: &str| json!({ "messages": [user(text)], "stream": true, "max_tokens": 1500 });
     let ada = ("X-Memory-Profile", "ada");
     let mut first = server.open(&long("one"), &[ada]);
@@ -600,7 +600,7 @@ fn the_line_is_bounded_and_whoever_leaves_it_frees_the_model() {
 #[cfg(unix)]
 #[test]
 fn a_signal_ends_the_server_and_a_second_one_the_reply() {
-    let server = Server::noisy(&[]);
+    let server = Server::endless(&[]);
     let body = json!({ "messages": [user("one")], "stream": true, "max_tokens": 1800 });
     let mut stream = server.open(&body, &[]);
     stream.read_some();

@@ -76,8 +76,9 @@ pub(super) fn open_gguf(files: JsValue) -> Result<GgufSource> {
 
 /// Takes the files whose names end in `.gguf` out, shards in the order of their names.
 fn take_gguf(files: &mut BTreeMap<String, Blob>) -> Vec<Blob> {
-    let (gguf, others) =
-        std::mem::take(files).into_iter().partition(|(name, _)| name.to_ascii_lowercase().ends_with(".gguf"));
+    let (gguf, others) = std::mem::take(files)
+        .into_iter()
+        .partition(|(name, _)| name.to_ascii_lowercase().ends_with(".gguf"));
     *files = others;
     let gguf: BTreeMap<String, Blob> = gguf;
     gguf.into_values().collect()

@@ -5,6 +5,7 @@ use deltamem::gpu::{Gpu, GpuOptions};
 use deltamem::model_folder::{Adapter, ModelFolder};
 use deltamem::replay::ReplayReport;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// Every folder of fixtures whose name `is_wanted`, by name; never none. `DELTAMEM_FIXTURES` may
 /// name another parent folder.
@@ -28,6 +29,32 @@ pub fn fixtures(is_wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
 /// seeds, and stay as they are when the built-in model is trained anew.
 pub fn noise() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/noise")
+}
+
+/// The same model, whose replies end with a token that it all but never draws: for tests that have to reach
+/// a reply while it is made. Made once for each test program.
+pub fn endless() -> PathBuf {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    let make = || {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(std::process::id().to_string());
+        std::fs::create_dir_all(&folder).expect("a folder");
+        for entry in std::fs::read_dir(noise()).expect("the model of noise") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().expect("a name");
+            if path.is_file() {
+                std::fs::copy(&path, folder.join(name)).expect("a copy");
+            }
+        }
+        for name in ["config.json", "generation_config.json"] {
+            let path = folder.join(name);
+            let text = std::fs::read_to_string(&path).expect("a file");
+            let mut config: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+            config["eos_token_id"] = serde_json::json!([1274]); // <|begin_of_text|>
+            std::fs::write(&path, config.to_string()).expect("a file");
+        }
+        folder
+    };
+    FOLDER.get_or_init(make).clone()
 }
 
 /// The model of [`noise`] as it is.

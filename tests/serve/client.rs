@@ -84,9 +84,9 @@ impl Server {
         Server::start_in(tempfile::tempdir().expect("a folder"), arguments)
     }
 
-    /// With a model that has much to say, whatever is said to it.
-    pub fn noisy(arguments: &[&str]) -> Server {
-        let model: PathBuf = common::noise();
+    /// With a model whose replies do not end by themselves, whatever is said to it.
+    pub fn endless(arguments: &[&str]) -> Server {
+        let model: PathBuf = common::endless();
         let model = model.to_str().expect("a plain name");
         Server::start(&[arguments, &["--model", model]].concat())
     }

@@ -19,6 +19,7 @@ mod history;
 mod ingest;
 mod park;
 mod prefix;
+mod prefix_store;
 mod probe;
 mod reply;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub use cancel::Cancel;
 pub use generate::{StopReason, Turn, TurnOptions};
 pub use ingest::{Ingest, Rollback, RollbackMemory};
 pub use park::Parked;
+pub use prefix_store::{AnyPrefixStore, PrefixStore, StoreFuture};
 pub use window::Overflow;
 
 use crate::chat::{CivilDate, Message, RenderOptions, Role, tool_descriptions};
@@ -245,13 +247,15 @@ impl Session {
         self.replace_memory(&file.state, file.header.counters, file.header.created_ms).await
     }
 
-    /// Empties the memory; the context stays as it is. What the context says is not written anew,
+    /// Empties the memory, and drops what was kept of beginnings ([`Session::forget_prefixes`]); the
+    /// context stays as it is. What the context says is not written anew,
     /// unless a caller changes it; whoever wants nothing to return drops the context too
     /// ([`Session::new_context`]), as the program and the page do.
     ///
     /// # Errors
-    /// Those of the device.
+    /// [`Error::Io`] for a file of a beginning that stays; those of the device.
     pub async fn forget(&mut self) -> Result<()> {
+        self.forget_prefixes().await?;
         let empty = MemoryState::zeros(self.model.engine.memory_dims().clone());
         self.replace_memory(&empty, MemoryCounters::default(), 0).await
     }

@@ -247,15 +247,13 @@ impl Session {
         self.replace_memory(&file.state, file.header.counters, file.header.created_ms).await
     }
 
-    /// Empties the memory, and drops what was kept of beginnings ([`Session::forget_prefixes`]); the
-    /// context stays as it is. What the context says is not written anew,
+    /// Empties the memory; the context stays as it is. What the context says is not written anew,
     /// unless a caller changes it; whoever wants nothing to return drops the context too
     /// ([`Session::new_context`]), as the program and the page do.
     ///
     /// # Errors
-    /// [`Error::Io`] for a file of a beginning that stays; those of the device.
+    /// Those of the device.
     pub async fn forget(&mut self) -> Result<()> {
-        self.forget_prefixes().await?;
         let empty = MemoryState::zeros(self.model.engine.memory_dims().clone());
         self.replace_memory(&empty, MemoryCounters::default(), 0).await
     }

@@ -617,7 +617,8 @@ fn beginnings_are_read_once_for_many_runs() {
     let expected = of(home.pipe(&talk, "hello").ok());
     let first = home.pipe(&kept, "hello").ok();
     let second = home.pipe(&kept, "hello").ok();
-    assert_eq!([n(&first), n(&second) / 64], [0, 1], "{second:?}");
+    assert_eq!(n(&first), 0);
+    assert!(n(&second) >= 64, "{second:?}");
     assert_eq!((of(first), of(second)), (expected.clone(), expected.clone()));
 
     // a damaged one is said to be so, and made again

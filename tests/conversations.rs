@@ -339,3 +339,28 @@ fn a_beginning_from_a_file_gives_the_very_numbers_on_the_gpu() {
         assert!(begin(&mut again, &empty, "Hello there.").prompt.prefix_tokens > 0);
     }
 }
+
+#[test]
+fn an_endless_conversation_takes_no_more_of_the_device() {
+    let Some(gpu) = gpu(false) else { return };
+    let mut s = session_with(&Device::Gpu(gpu.clone()), Storage::F16, ("", ""), 160);
+    let options =
+        TurnOptions { max_new_tokens: 8, overflow: Overflow::Evict, ..s.default_turn_options() };
+    let mut turns = |n: usize| {
+        let mut evicted = 0;
+        for i in 0..n {
+            let text = format!("The {i}th day was long, and nothing of it is worth a word.");
+            let turn = s.ask(&text, &options, &mut |_| ControlFlow::Continue(()));
+            evicted += block_on(turn).expect("a turn").evicted_messages;
+        }
+        block_on(gpu.finished()).expect("the device");
+        let report = gpu.device.generate_allocator_report().expect("an allocator that counts");
+        (evicted, report.total_allocated_bytes)
+    };
+    // what is made when it is first wanted is there after the first of them have left
+    let (evicted, before) = turns(12);
+    assert!(evicted > 0);
+    let (evicted, after) = turns(40);
+    assert!(evicted >= 60, "{evicted}");
+    assert_eq!(after, before, "bytes on the device");
+}

@@ -108,7 +108,7 @@ fn what_cannot_be_packed_is_refused_by_name() {
     refused(&["--pack", "/nowhere/deltamem", "--target", TARGET], "no program /nowhere/deltamem");
     refused(&["--pack", file!(), "--target", TARGET], "does not run here");
     refused(&["--pack"], "needs a value");
-    refused(&["--wrong", "x"], "usage");
+    refused(&["--wrong", "x"], "scripts/release --pack PROGRAM");
     if cfg!(target_os = "linux") {
         refused(&["--target", "aarch64-apple-darwin"], "aarch64-apple-darwin cannot be built here");
     }

@@ -4,7 +4,7 @@
 use super::output::{note, printable};
 use anyhow::{Context, Result};
 use clap::Args;
-use deltamem::prefix_folder::{DEFAULT_SIZE_BYTES, PrefixFolder};
+use deltamem::prefix_folder::PrefixFolder;
 use deltamem::session::Session;
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ pub struct PrefixCacheOptions {
     prefix_cache_size: u64,
 }
 
-/// [`DEFAULT_SIZE_BYTES`] as one writes it.
+/// The library's default as one writes it.
 const DEFAULT_SIZE: &str = "4G";
 
 impl PrefixCacheOptions {
@@ -54,6 +54,7 @@ fn parse_size(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use deltamem::prefix_folder::DEFAULT_SIZE_BYTES;
 
     #[test]
     fn sizes_are_numbers_with_a_letter() {

@@ -259,7 +259,7 @@ fn two_sessions_share_a_folder() {
 }
 
 #[test]
-fn forgetting_leaves_no_file() {
+fn forgotten_beginnings_leave_no_file() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("mine.txt"), "precious").unwrap();
     let mut s = fresh("\"token\"", folder.path()).0;
@@ -267,7 +267,7 @@ fn forgetting_leaves_no_file() {
     let empty = state(&s);
     begin(&mut s, &empty, SYSTEM, "Hello.", true);
     assert_eq!(files(folder.path()).len(), 2);
-    block_on(s.forget()).unwrap();
+    block_on(s.forget_prefixes()).unwrap();
     assert_eq!(files(folder.path()).len(), 1);
     assert_eq!(begin(&mut s, &empty, SYSTEM, "Hello.", true).prompt.prefix_tokens, 0);
 }

@@ -9,7 +9,7 @@
  *
  * Nothing here may stop a conversation: what fails is reported, and read by the model instead.
  */
-import { type Release, tryHold, hold } from "./weight-locks.js";
+import { type Release, hold } from "./weight-locks.js";
 import {
   type OpenFile,
   type SyncAccessHandle,
@@ -36,6 +36,9 @@ const TEMPORARY = "new.tmp";
 const USED = "used.json";
 /** Held while files are written or removed. */
 const LOCK = "deltamem-prefixes";
+
+/** As long as a lock that was just let go of may take to be free. */
+const PATIENCE_MS = 200;
 
 type Folder = FileSystemDirectoryHandle;
 type Used = Record<string, number>;
@@ -102,8 +105,11 @@ export class PrefixFiles implements PrefixStore {
 
   async create(name: string, bytes: number): Promise<boolean> {
     if (this.isPaused || bytes > this.#bytes) return false;
-    // whoever writes at this moment is not waited for
-    const release = await tryHold(LOCK, "exclusive");
+    // another tab that writes at this moment is not waited for
+    const patience = new AbortController();
+    const timer = setTimeout(() => patience.abort(), PATIENCE_MS);
+    const release = await hold(LOCK, "exclusive", patience.signal).catch(() => null);
+    clearTimeout(timer);
     if (!release) return false;
     try {
       await remove(this.#folder, TEMPORARY);

@@ -350,8 +350,8 @@ fn an_endless_conversation_takes_no_more_of_the_device() {
         let mut evicted = 0;
         for i in 0..n {
             let text = format!("The {i}th day was long, and nothing of it is worth a word.");
-            let turn = s.ask(&text, &options, &mut |_| ControlFlow::Continue(()));
-            evicted += block_on(turn).expect("a turn").evicted_messages;
+            let turn = block_on(s.ask(&text, &options, &mut |_| ControlFlow::Continue(())));
+            evicted += turn.expect("a turn").evicted_messages;
         }
         block_on(gpu.finished()).expect("the device");
         let report = gpu.device.generate_allocator_report().expect("an allocator that counts");

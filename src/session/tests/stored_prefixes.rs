@@ -40,8 +40,8 @@ fn a_beginning_from_a_file_gives_the_very_numbers_of_reading_it() {
             if is_written && mode != "\"token\"" {
                 continue;
             }
-            let mut plain = session_in(mode, 1024, None);
             for is_second in [false, true] {
+                let mut plain = session_in(mode, 1024, None);
                 let (mut stored, problems) = fresh(mode, folder.path());
                 let values = (0..plain.model.engine.memory_dims().len()).map(|i| 0.001 * i as f32);
                 let dims = plain.model.engine.memory_dims().clone();

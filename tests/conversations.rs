@@ -362,5 +362,6 @@ fn an_endless_conversation_takes_no_more_of_the_device() {
     assert!(evicted > 0);
     let (evicted, after) = turns(40);
     assert!(evicted >= 60, "{evicted}");
-    assert_eq!(after, before, "bytes on the device");
+    // up to three small buffers for reading back are kept, as many as were used at once
+    assert!(after.abs_diff(before) <= 3 * 4096, "{before} bytes on the device, then {after}");
 }

@@ -2,6 +2,7 @@
 //! replay and bench share, and the choice between the two implementations.
 
 mod decoding;
+mod kv_bytes;
 
 pub use decoding::{BATCH_TIME, Decoded, Decoding};
 pub(crate) use decoding::{not_decoding, too_far_back};

@@ -23,6 +23,9 @@ pub mod memory_file;
 pub mod model;
 pub mod model_folder;
 pub mod nano;
+pub mod prefix_file;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod prefix_folder;
 pub mod reference;
 pub mod replay;
 pub mod rope;

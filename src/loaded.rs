@@ -48,6 +48,9 @@ pub struct LoadedModel {
     pub name: String,
     /// What memories of this model are bound to; `None` without δ-mem.
     pub identity: Option<MemoryIdentity>,
+    /// Names the files' part in results: backbone, adapter, and how they are kept. The backbone is
+    /// known by samples of its weights ([`ModelFolder::fingerprint`]).
+    pub fingerprint: String,
     /// Made when a reply is first constrained.
     constraint_vocabulary: OnceLock<ConstraintVocabulary>,
 }
@@ -98,6 +101,12 @@ impl LoadedModel {
             max_new_tokens: generation.max_new_tokens,
             enable_thinking: enable_thinking(folder),
             name: folder.name.clone(),
+            fingerprint: match &identity {
+                Some(identity) => identity.digest(),
+                None => {
+                    format!("{} {}", folder.fingerprint()?, quantisation(folder, options.weights))
+                }
+            },
             identity,
             constraint_vocabulary: OnceLock::new(),
         };

@@ -19,6 +19,7 @@ mod history;
 mod ingest;
 mod park;
 mod prefix;
+mod prefix_store;
 mod probe;
 mod reply;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub use cancel::Cancel;
 pub use generate::{StopReason, Turn, TurnOptions};
 pub use ingest::{Ingest, Rollback, RollbackMemory};
 pub use park::Parked;
+pub use prefix_store::{AnyPrefixStore, PrefixStore, StoreFuture};
 pub use window::Overflow;
 
 use crate::chat::{CivilDate, Message, RenderOptions, Role, tool_descriptions};

@@ -12,7 +12,7 @@
 //! syncs it and renames it. The newest generation is the memory, the ones before it are the undo
 //! ring. `<model>` names everything a memory belongs to, so memories of two models never meet.
 
-mod files;
+pub(crate) mod files;
 mod turns;
 mod writer;
 

@@ -11,6 +11,7 @@ mod constraint;
 mod conversation;
 mod files;
 mod inspect;
+mod prefixes;
 mod probe;
 mod self_test;
 mod sha256;

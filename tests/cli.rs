@@ -609,6 +609,51 @@ fn generate_prints_one_object() {
 }
 
 #[test]
+fn beginnings_are_read_once_for_many_runs() {
+    let home = Home::noisy();
+    let folder = home.path("prefixes");
+    let folder = folder.to_str().expect("a plain name");
+    let system = "Be kind, be brief, and never speak of the weather. ".repeat(6);
+    let talk = ["generate", "--cpu", "--json", "--max-tokens", "3", "--seed", "5"];
+    let talk = [&talk[..], &["--system", &system]].concat();
+    let kept = [&talk[..], &["--prefix-cache", folder]].concat();
+    let of = |run: Run| (run.json()["generated_ids"].clone(), run.json()["memory_norms"].clone());
+    let n = |run: &Run| run.json()["prompt_ingest"]["prefix_tokens"].as_u64().expect("a number");
+    let expected = of(home.pipe(&talk, "hello").ok());
+    let first = home.pipe(&kept, "hello").ok();
+    let second = home.pipe(&kept, "hello").ok();
+    assert_eq!(n(&first), 0);
+    assert!(n(&second) >= 64, "{second:?}");
+    assert_eq!((of(first), of(second)), (expected.clone(), expected.clone()));
+
+    // a damaged one is said to be so, and made again
+    let file = std::fs::read_dir(folder).expect("a folder").next().expect("a file").expect("one");
+    let mut bytes = std::fs::read(file.path()).expect("the file");
+    *bytes.last_mut().expect("a byte") ^= 1;
+    std::fs::write(file.path(), bytes).expect("the file");
+    let run = home.pipe(&kept, "hello").ok();
+    run.err_has("a kept context is not used");
+    assert_eq!((n(&run), of(run)), (0, expected));
+    assert!(n(&home.pipe(&kept, "hello").ok()) > 0);
+
+    let small = [&kept[..], &["--prefix-cache-size", "1K"]].concat();
+    assert_eq!(n(&home.pipe(&small, "hello").ok()), 0);
+    assert_eq!(std::fs::read_dir(folder).expect("a folder").count(), 0);
+    home.run(&["generate", "x", "--prefix-cache-size", "1K"]).expect(2);
+    let folder = home.path("file");
+    std::fs::write(&folder, "precious").expect("a file");
+    let folder = folder.to_str().expect("a plain name");
+    home.pipe(&[&talk[..], &["--prefix-cache", folder]].concat(), "hello").expect(1);
+    // in a conversation, too
+    let folder = home.path("chats");
+    let chat = [&CHAT[..], &["--ephemeral", "--system", &system, "--prefix-cache"]].concat();
+    let chat = [&chat[..], &[folder.to_str().expect("a plain name")]].concat();
+    let said: Vec<String> = (0..2).map(|_| home.pipe(&chat, "hello\n").ok().out).collect();
+    assert_eq!(said[0], said[1]);
+    assert_eq!(std::fs::read_dir(&folder).expect("a folder").count(), 1);
+}
+
+#[test]
 fn generate_keeps_to_a_form() {
     let home = Home::noisy();
     let run = |more: &[&str]| {

@@ -10,6 +10,7 @@ use deltamem::loaded::{Device, LoadedModel, built_in};
 use deltamem::memory::MemoryState;
 use deltamem::model::LoadOptions;
 use deltamem::model_folder::{Adapter, ModelFolder};
+use deltamem::prefix_folder::PrefixFolder;
 use deltamem::replay::relative_error;
 use deltamem::sampler::SamplingOptions;
 use deltamem::session::{Overflow, Session, SessionOptions, Turn, TurnOptions};
@@ -298,4 +299,69 @@ fn a_kept_beginning_gives_the_very_numbers_on_the_gpu() {
         let changed = state(&plain);
         assert_eq!(begin(&mut keeping, &changed, "Hello there.").prompt.prefix_tokens, 0);
     }
+}
+
+#[test]
+fn a_beginning_from_a_file_gives_the_very_numbers_on_the_gpu() {
+    let Some(gpu) = gpu(false) else { return };
+    let device = Device::Gpu(gpu);
+    let folder = tempfile::tempdir().expect("a folder");
+    let bits = |s: &Session| -> Vec<u32> { state(s).values.iter().map(|x| x.to_bits()).collect() };
+    let cache = |s: &Session| -> Vec<[Vec<u8>; 2]> {
+        let engine = &s.model().engine;
+        let layers = 0..engine.config().n_layers;
+        layers.map(|layer| block_on(engine.read_kv(layer, engine.n_past())).expect("kv")).collect()
+    };
+    let stored = |device: &Device, storage: Storage| {
+        let mut s = session(device, storage, "\"o\"");
+        let fail = Box::new(|problem: &str| panic!("{problem}"));
+        let store = PrefixFolder::open(folder.path(), 1 << 30, fail).expect("a folder");
+        block_on(s.store_prefixes(Box::new(store))).expect("a device");
+        s
+    };
+    for storage in [Storage::F32, Storage::F16, Storage::Q8] {
+        let mut plain = session(&device, storage, "\"o\"");
+        let empty = state(&plain);
+        for (text, is_kept) in [("Hello there.", false), ("Who plays the violin?", true)] {
+            // a model loaded anew each time, as in another process
+            let mut stored = stored(&device, storage);
+            let expected = begin(&mut plain, &empty, text);
+            let found = begin(&mut stored, &empty, text);
+            assert_eq!(found.prompt.prefix_tokens > 0, is_kept, "{storage:?} {text}");
+            assert_eq!(found.generated_ids, expected.generated_ids, "{storage:?} {text}");
+            assert_eq!(bits(&stored), bits(&plain), "{storage:?} {text}");
+            assert!(cache(&stored) == cache(&plain), "{storage:?} {text}");
+        }
+        // its numbers are not the twin's, nor the twin's its own
+        let mut twin = stored(&Device::Cpu, storage);
+        assert_eq!(begin(&mut twin, &empty, "Hello there.").prompt.prefix_tokens, 0);
+        let mut again = stored(&Device::Cpu, storage);
+        assert!(begin(&mut again, &empty, "Hello there.").prompt.prefix_tokens > 0);
+    }
+}
+
+#[test]
+fn an_endless_conversation_takes_no_more_of_the_device() {
+    let Some(gpu) = gpu(false) else { return };
+    let mut s = session_with(&Device::Gpu(gpu.clone()), Storage::F16, ("", ""), 160);
+    let options =
+        TurnOptions { max_new_tokens: 8, overflow: Overflow::Evict, ..s.default_turn_options() };
+    let mut turns = |n: usize| {
+        let mut evicted = 0;
+        for i in 0..n {
+            let text = format!("The {i}th day was long, and nothing of it is worth a word.");
+            let turn = block_on(s.ask(&text, &options, &mut |_| ControlFlow::Continue(())));
+            evicted += turn.expect("a turn").evicted_messages;
+        }
+        block_on(gpu.finished()).expect("the device");
+        let report = gpu.device.generate_allocator_report().expect("an allocator that counts");
+        (evicted, report.total_allocated_bytes)
+    };
+    // what is made when it is first wanted is there after the first of them have left
+    let (evicted, before) = turns(12);
+    assert!(evicted > 0);
+    let (evicted, after) = turns(40);
+    assert!(evicted >= 60, "{evicted}");
+    // up to three small buffers for reading back are kept, as many as were used at once
+    assert!(after.abs_diff(before) <= 3 * 4096, "{before} bytes on the device, then {after}");
 }

@@ -6,6 +6,7 @@ use super::keeper::Keeper;
 use super::memory::memory_json;
 use super::options::{ModelOptions, RunOptions};
 use super::output::{note, put};
+use super::prefix_cache::PrefixCacheOptions;
 use super::talk::{Printer, TalkOptions, now_ms, per_second, remarks};
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -38,6 +39,8 @@ pub struct GenerateOptions {
     form: FormOptions,
     #[command(flatten)]
     talk: TalkOptions,
+    #[command(flatten)]
+    prefix_cache: PrefixCacheOptions,
     #[command(flatten)]
     model: ModelOptions,
     #[command(flatten)]
@@ -86,6 +89,7 @@ pub fn run(options: &GenerateOptions) -> Result<ExitCode> {
     let model = options.model.load(&options.run)?;
     pollster::block_on(async {
         let mut session = Session::new(model, options.talk.session_options()).await?;
+        options.prefix_cache.apply(&mut session).await?;
         let mut turn_options = session.default_turn_options();
         options.talk.apply(&mut turn_options)?;
         turn_options.constraint = constraint;

@@ -16,6 +16,7 @@ mod memory;
 mod options;
 mod output;
 mod place;
+mod prefix_cache;
 mod probe;
 mod replay;
 mod serve;

@@ -4,6 +4,7 @@
 mod buffers;
 mod decoding;
 mod gauges;
+mod kv_bytes;
 mod load;
 mod park;
 

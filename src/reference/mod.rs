@@ -5,6 +5,7 @@
 mod adapter;
 mod attention;
 mod decoding;
+mod kv_bytes;
 mod linear;
 mod memory;
 mod mlp;

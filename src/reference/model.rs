@@ -48,11 +48,11 @@ pub struct Model {
     /// `[vocab, h]`; `None` = the embedding matrix.
     lm_head: Option<Vec<f32>>,
     rope: RopeTable,
-    kv: Vec<KvCache>,
+    pub(super) kv: Vec<KvCache>,
     pub(super) n_past: usize,
     pub(super) memory: MemoryState,
     /// The last token's logits in the last call that computed any, after penalty and mask. `[vocab]`
-    last_logits: Option<Vec<f32>>,
+    pub(super) last_logits: Option<Vec<f32>>,
     /// Of the last token in the last call that wanted gauges.
     last_gauges: Option<Vec<Gauge>>,
     /// The reply that is being decoded.
@@ -415,6 +415,11 @@ impl Model {
         self.memory = parked.memory.clone();
         self.last_logits = None;
         Ok(())
+    }
+
+    /// How it was loaded.
+    pub fn options(&self) -> &Options {
+        &self.options
     }
 
     /// Most tokens that the KV cache holds.

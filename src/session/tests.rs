@@ -8,11 +8,13 @@ use crate::model::LoadOptions;
 use crate::model_folder::{Adapter, ModelFolder};
 use crate::sampler::SamplingOptions;
 use crate::shader::Storage;
+use crate::weights::{TensorInfo, TensorSource};
 use pollster::block_on;
 use std::ops::ControlFlow;
 
 mod histories;
 mod prefixes;
+mod stored_prefixes;
 mod texts;
 mod windows;
 

@@ -88,7 +88,7 @@ pub(super) fn sync_folder(folder: &Path) -> Result<()> {
 }
 
 /// Makes a folder with those above it, readable by its owner only, and durable.
-pub(super) fn create_folder(folder: &Path) -> Result<()> {
+pub(crate) fn create_folder(folder: &Path) -> Result<()> {
     if folder.is_dir() {
         return Ok(());
     }
@@ -125,7 +125,7 @@ pub(super) fn sub_folders(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Everything in a folder with its size in bytes, sorted by name.
-pub(super) fn sizes(folder: &Path) -> Result<Vec<(PathBuf, u64)>> {
+pub(crate) fn sizes(folder: &Path) -> Result<Vec<(PathBuf, u64)>> {
     let mut found = entries(folder)?;
     found.sort();
     found
@@ -162,7 +162,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// A new file that only its owner can read: a state can still encode private text.
-fn create_private(path: &Path) -> std::io::Result<fs::File> {
+pub(crate) fn create_private(path: &Path) -> std::io::Result<fs::File> {
     let mut options = fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]

@@ -2,6 +2,7 @@
  * A memory in the model and in its home, in step: what is committed is what the model had, and what
  * the model has after a failure is what was committed last.
  */
+import { clearPrefixes } from "./prefix-store.js";
 import type { HomeSnapshot, MemoryHome } from "./memory-home.js";
 import type { MemoryContent, NewEntry } from "./memory-schema.js";
 import type { ModelHost } from "./model-host.js";
@@ -71,6 +72,8 @@ export class CommittedMemory {
   /** Storage first: if the page dies in between, nothing can come back. */
   async forget(): Promise<void> {
     await this.home.forget();
+    // what was read with it can still encode something of it
+    await clearPrefixes();
     this.#generation = 0;
     await this.put(null);
   }

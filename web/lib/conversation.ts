@@ -22,6 +22,7 @@ import type {
   TurnRequest,
   TurnResult,
 } from "./protocol.js";
+import { clearPrefixes } from "./prefix-store.js";
 import { memoryStep, questionIn } from "./steps.js";
 import { isSealedFile, openFile, sealFile } from "./vault.js";
 import type { ModelMemoryInfo, ModelTurn, PieceKind } from "./wasm.js";
@@ -100,6 +101,10 @@ export class Conversation implements Guest {
 
   get home(): MemoryHome | null {
     return this.#memory?.home ?? null;
+  }
+
+  get mayKeepPrefixes(): boolean {
+    return this.home !== null && this.home.isDurable && !this.home.isEncrypted;
   }
 
   get isPaused(): boolean {
@@ -300,7 +305,10 @@ export class Conversation implements Guest {
   }
 
   async setPassphrase(passphrase: string | null): Promise<void> {
-    await (await this.#useMemory()).home.setPassphrase(passphrase);
+    const { home } = await this.#useMemory();
+    // kept contexts were read with the memory, and lie in the clear
+    if (passphrase !== null) await clearPrefixes();
+    await home.setPassphrase(passphrase);
   }
 
   // ---- what the page is told ----------------------------------------------------------------------

@@ -38,6 +38,7 @@ import type {
   ToolDescription,
   TurnRequest,
 } from "./protocol.js";
+import { DEFAULT_PREFIX_BYTES, clearPrefixes, prefixBytes } from "./prefix-store.js";
 import { SessionMemory } from "./session-memory.js";
 import { type WorkerHandle, hasGpu, startServer, startWorker } from "./start-worker.js";
 import { runTools } from "./tools.js";
@@ -69,6 +70,8 @@ const MAX_TOOL_ROUNDS = 8;
 export class LanguageModel extends EventTarget {
   /** The models whose weights are on this device. */
   static readonly weights = { list: listStoredModels, remove: removeStoredModel } as const;
+  /** What `prefixCache` keeps on this device: the bytes of all models', and away with them. */
+  static readonly prefixes = { bytes: prefixBytes, clear: clearPrefixes } as const;
 
   /** What can be seen of the memory, and done with it. */
   readonly memory: SessionMemory;
@@ -150,6 +153,7 @@ export class LanguageModel extends EventTarget {
           ...about,
           name: options.name ?? modelName(request.modelUrl),
           store: options.store ?? "opfs",
+          prefixBytes: prefixBytesOf(options.prefixCache),
           sha256: options.sha256 ?? {},
           passphrase: options.passphrase ?? null,
         },
@@ -177,7 +181,13 @@ export class LanguageModel extends EventTarget {
     const request = modelRequest({ model: server });
     const worker = await startServer(request.modelUrl, token ?? null);
     const place = new Place(worker);
-    const others = { name: "", store: "none" as const, sha256: {}, passphrase: null };
+    const others = {
+      name: "",
+      store: "none" as const,
+      prefixBytes: null,
+      sha256: {},
+      passphrase: null,
+    };
     const opened = await place.caller.call("open", { ...request, ...about, ...others }, { signal });
     return new LanguageModel(worker, place, opened, tools);
   }
@@ -486,4 +496,14 @@ function report(target: EventTarget, { stage, done, total }: OpenProgress): void
   const type = stage === "download" ? "downloadprogress" : "loadprogress";
   const loaded = total > 0 ? Math.min(done / total, 1) : 0;
   target.dispatchEvent(new ProgressEvent(type, { lengthComputable: true, loaded, total: 1 }));
+}
+
+/** The most bytes that kept contexts may take; null without them. */
+function prefixBytesOf(option: CreateOptions["prefixCache"]): number | null {
+  if (!option) return null;
+  const { bytes = DEFAULT_PREFIX_BYTES } = option === true ? {} : option;
+  if (!Number.isSafeInteger(bytes) || bytes < 0) {
+    throw new RangeError(`prefixCache.bytes is ${bytes}, expected a number of bytes`);
+  }
+  return bytes;
 }

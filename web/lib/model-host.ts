@@ -6,6 +6,7 @@
  */
 import { DeltamemError, abortError, codeOf, reasonOf } from "./errors.js";
 import type { LoadedModel, ModelLoader } from "./model-loader.js";
+import type { PrefixFiles } from "./prefix-store.js";
 import type { Message, OpenProgress } from "./protocol.js";
 import type { ModelInfo, WebCanceller, WebConversation, WebModel } from "./wasm.js";
 
@@ -14,6 +15,8 @@ export interface Guest {
   /** JSON of the tools that its context was rendered with. */
   tools: string;
   readonly isPaused: boolean;
+  /** False where nothing may be stored, or nothing in the clear. */
+  readonly mayKeepPrefixes: boolean;
   /** Puts memory and context, as they were after the last finished call, into the model. */
   refill(): Promise<void>;
 }
@@ -35,6 +38,7 @@ const GRACE_MS = 1000;
 /** A model with what belongs to it; replaced as a whole when the device is lost. */
 interface Loaded {
   model: WebModel;
+  prefixes: PrefixFiles | null;
   canceller: WebCanceller;
   /** The call under way: a model that is busy cannot be freed. */
   running: Promise<unknown>;
@@ -90,6 +94,7 @@ export class ModelHost {
   /** Puts this guest's conversation into the model, if another's is there. Loads the model again if it was lost. */
   async use(guest: Guest): Promise<void> {
     if (!this.#loaded) await this.#rebuild();
+    this.#letKeep(guest);
     if (this.#active !== guest) {
       const leaving = this.#active;
       if (leaving) this.#parked.set(leaving, await this.call((model) => model.park()));
@@ -104,6 +109,12 @@ export class ModelHost {
       this.#active = guest;
     }
     this.#noteRestored();
+  }
+
+  /** Whether beginnings are kept depends on whose they are, and that can change between calls. */
+  #letKeep(guest: Guest): void {
+    const prefixes = this.#loaded?.prefixes;
+    if (prefixes) prefixes.isPaused = !guest.mayKeepPrefixes;
   }
 
   /** Gives `to` a copy of the conversation of `from`. */
@@ -185,7 +196,7 @@ export class ModelHost {
       if (loaded && loaded.model === model) this.#noteLost(reason, loaded);
       else if (!model) earlyLoss = reason;
     });
-    const { model } = result;
+    const { model, prefixes } = result;
     if (earlyLoss !== null || this.#isClosed) {
       free(model);
       throw lostError(earlyLoss ?? "it was closed");
@@ -199,7 +210,7 @@ export class ModelHost {
     });
     lost.catch(() => undefined); // without a call under way nobody listens
     const canceller = model.canceller();
-    this.#loaded = { model, canceller, running: Promise.resolve(), lost, giveUp };
+    this.#loaded = { model, prefixes, canceller, running: Promise.resolve(), lost, giveUp };
     return result;
   }
 

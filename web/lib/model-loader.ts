@@ -1,6 +1,7 @@
 /** From a model's address to a model on the GPU: what fits, the files, the loading, and its failures. */
 import { DeltamemError, codeOf, reasonOf } from "./errors.js";
 import { type Description, openModelFiles, probeModel } from "./model-files.js";
+import { PrefixFiles } from "./prefix-store.js";
 import type { Inspection, ModelRequest, OpenProgress, OpenRequest } from "./protocol.js";
 import type { Footprint, Inspect, InspectGguf, LoadModel, WebModel, WebSha256 } from "./wasm.js";
 
@@ -15,6 +16,8 @@ export interface WasmModule {
 
 export interface LoadedModel {
   model: WebModel;
+  /** Where its kept contexts are, if any are kept. */
+  prefixes: PrefixFiles | null;
   /** Why the weights are not kept on the device, if they are not. */
   weightsNotice: string | null;
 }
@@ -73,6 +76,7 @@ export class ModelLoader {
       hash: () => new this.#wasm.WebSha256(),
     });
     let model: WebModel | null = null;
+    let prefixes: PrefixFiles | null = null;
     try {
       model = await this.#wasm.WebModel.load(
         files,
@@ -80,6 +84,7 @@ export class ModelLoader {
         (done, total) => onProgress({ stage: "load", done, total }),
         (reason) => onLost(reason, model),
       );
+      prefixes = await this.#storePrefixes(model);
     } catch (error) {
       throw this.#explained(error);
     } finally {
@@ -89,7 +94,14 @@ export class ModelLoader {
       model.free();
       throw signal.reason;
     }
-    return { model, weightsNotice: notice };
+    return { model, prefixes, weightsNotice: notice };
+  }
+
+  async #storePrefixes(model: WebModel): Promise<PrefixFiles | null> {
+    const { prefixBytes } = this.#request;
+    const prefixes = prefixBytes === null ? null : await PrefixFiles.open(prefixBytes);
+    if (prefixes) await model.storePrefixes(prefixes);
+    return prefixes;
   }
 
   /** With the numbers, where the GPU ran out of memory. */

@@ -60,6 +60,13 @@ export interface CreateOptions extends InspectOptions, SessionOptions {
   passphrase?: string;
   /** Where the weights are kept: on the device (default), or nowhere. */
   store?: "opfs" | "none";
+  /**
+   * Keeps what contexts begin with (tools, initial prompts) on the device, as the model has read it, so
+   * that it is not read again on the next visit: `true`, or with the most bytes that it may take (512 MiB
+   * if not given). Off by default. Ephemeral sessions and profiles with a passphrase have no part in it,
+   * and whatever forgets a memory empties it. In a worker only.
+   */
+  prefixCache?: boolean | { bytes?: number };
   /** Expected SHA-256 hashes by file name; another one is refused with the code `integrity`. */
   sha256?: Record<string, string>;
   monitor?: (monitor: CreateMonitor) => void;

@@ -61,6 +61,8 @@ export interface OpenRequest extends ModelRequest {
   isEphemeral: boolean;
   /** Where the weights are kept. */
   store: "opfs" | "none";
+  /** Bytes that kept contexts may take on the device; null keeps none. */
+  prefixBytes: number | null;
   /** Expected hashes, 64 hex digits, by file name. */
   sha256: Record<string, string>;
   passphrase: string | null;

@@ -138,6 +138,24 @@ export interface WebCanceller {
   free(): void;
 }
 
+/**
+ * A place for files of kept contexts, one read or written at a time, from the beginning on. `problem` says
+ * why a file is no good: it is removed then, or never takes its place.
+ */
+export interface PrefixStore {
+  /** Bytes of the file; null if there is none. */
+  open(name: string): Promise<number | null>;
+  /** Fills `into` with the next bytes; throws if there are not so many. */
+  read(into: Uint8Array): void;
+  close(problem?: string): Promise<void>;
+  /** False if a file of this size is not kept, or not now. */
+  create(name: string, bytes: number): Promise<boolean>;
+  write(bytes: Uint8Array): void;
+  finish(problem?: string): Promise<void>;
+  /** Removes all files. */
+  clear(): Promise<void>;
+}
+
 /** A loaded model; one asynchronous call at a time. JSON travels as strings. */
 export interface WebModel {
   info(): string;
@@ -162,6 +180,8 @@ export interface WebModel {
   write(text: string): Promise<string>;
   /** Ends the turn, append or write under way: rejects with code `cancelled`, or ends the reply. */
   canceller(): WebCanceller;
+  /** Keeps what conversations begin with in files, from the first call on. */
+  storePrefixes(store: PrefixStore): Promise<void>;
   /** JSON array of function descriptions (OpenAI's `tools` or bare functions); empty = none. */
   setTools(tools: string): void;
   /** A copy of the conversation; the model goes on with its own. */

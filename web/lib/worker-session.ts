@@ -10,6 +10,7 @@ import { MemoryStore } from "./memory-store.js";
 import type { CallContext, Handlers, Queue } from "./messages.js";
 import { ModelHost } from "./model-host.js";
 import { ModelLoader, type WasmModule, inspectModel } from "./model-loader.js";
+import { clearPrefixes } from "./prefix-store.js";
 import { ProfileHome } from "./profile-home.js";
 import type {
   CallName,
@@ -229,6 +230,7 @@ export class WorkerSessions {
       }
       const store = await MemoryStore.open();
       await store.forget(profile).finally(() => store.close());
+      await clearPrefixes();
       const channel = new ProfileChannel(profile, () => undefined);
       channel.post({ kind: "forgotten" });
       channel.close();

@@ -93,6 +93,11 @@ export class WebModel {
     });
   }
 
+  /** Keeps nothing by itself; tests look at where it would. */
+  async storePrefixes(store) {
+    this.prefixes = store;
+  }
+
   turn(messages, options, onPiece) {
     return this.exclusive(() => this.answer(JSON.parse(messages), JSON.parse(options), onPiece, {}));
   }

@@ -112,6 +112,7 @@ export async function openTab(locks, overrides = {}) {
       profile: "ada",
       isEphemeral: false,
       store: "none",
+      prefixBytes: null,
       sha256: {},
       passphrase: null,
       ...overrides,

@@ -96,6 +96,7 @@ impl Chat {
             ));
         }
         input.forget()?;
+        self.session.forget_prefixes().await?;
         self.empty_memory(&identity).await?;
         self.session.new_context().await?;
         let norm = self.memory_now().await?.state.norm();

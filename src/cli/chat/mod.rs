@@ -8,6 +8,7 @@ use super::interrupt::{self, Replying};
 use super::keeper::Keeper;
 use super::options::{ModelOptions, RunOptions, engine_name};
 use super::output::{note, printable, time};
+use super::prefix_cache::PrefixCacheOptions;
 use super::talk::{Printer, TalkOptions, has_colours, now_ms, random_seed, remarks};
 use super::{Usage, error_line, is_broken_pipe};
 use anyhow::{Context, Result};
@@ -33,6 +34,8 @@ pub struct ChatOptions {
     #[command(flatten)]
     talk: TalkOptions,
     #[command(flatten)]
+    prefix_cache: PrefixCacheOptions,
+    #[command(flatten)]
     model: ModelOptions,
     #[command(flatten)]
     run: RunOptions,
@@ -44,7 +47,8 @@ pub fn run(options: &ChatOptions) -> Result<ExitCode> {
     let model = options.model.load(&options.run)?;
     note!("{} on {}", printable(&model.name), engine_name(&model.engine));
     pollster::block_on(async {
-        let session = Session::new(model, options.talk.session_options()).await?;
+        let mut session = Session::new(model, options.talk.session_options()).await?;
+        options.prefix_cache.apply(&mut session).await?;
         let mut chat = Chat::new(session, options).await?;
         chat.talk().await
     })

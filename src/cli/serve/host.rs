@@ -350,6 +350,7 @@ impl Host {
             let entry = self.profile(profile);
             entry.file = None;
             entry.turns.forget();
+            self.session.forget_prefixes().await?;
         }
         if is_replaced {
             // Their contexts were read with the memory that is gone, and hold as read what it has not.

@@ -18,6 +18,7 @@ mod turns;
 use super::Usage;
 use super::options::{ModelOptions, RunOptions, engine_name};
 use super::output::{note, printable, put};
+use super::prefix_cache::PrefixCacheOptions;
 use super::talk::{random_seed, today};
 use anyhow::{Context, Result};
 use axum::http::Uri;
@@ -76,6 +77,8 @@ pub struct ServeOptions {
     /// [default: the one beside the program, or else the small one]
     #[arg(long, value_name = "FOLDER")]
     page: Option<PathBuf>,
+    #[command(flatten)]
+    prefix_cache: PrefixCacheOptions,
     #[command(flatten)]
     model: ModelOptions,
     #[command(flatten)]
@@ -145,6 +148,7 @@ pub fn run(options: &ServeOptions) -> Result<ExitCode> {
     let session = SessionOptions { system: None, enable_thinking: None, date: today() };
     let mut session = pollster::block_on(Session::new(model, session))?;
     session.keep_prefixes(options.prefixes);
+    pollster::block_on(options.prefix_cache.apply(&mut session))?;
     let queue = Queue::<Job>::new(options.queue, session.canceller());
     let defaults = session.default_turn_options();
     let host = Host::new(session, defaults, options.conversations);

@@ -3,12 +3,18 @@
 use super::*;
 use crate::engine::{Call, WantedLogits};
 
-const SYSTEM: &str = "Be brief. The person lives in Lisbon, keeps bees behind the house, plays \
+pub(super) const SYSTEM: &str = "Be brief. The person lives in Lisbon, keeps bees behind the house, plays \
                       the violin on Sundays, and has a cat called Luna who sleeps on the piano. \
                       Answer in one short sentence, and never speak of the weather.";
 
 /// Begins another conversation with a memory, and answers.
-fn begin(s: &mut Session, memory: &MemoryState, system: &str, text: &str, write: bool) -> Turn {
+pub(super) fn begin(
+    s: &mut Session,
+    memory: &MemoryState,
+    system: &str,
+    text: &str,
+    write: bool,
+) -> Turn {
     let mut file = block_on(s.memory(0)).unwrap();
     file.state = memory.clone();
     block_on(s.set_memory(&file)).unwrap();
@@ -19,14 +25,14 @@ fn begin(s: &mut Session, memory: &MemoryState, system: &str, text: &str, write:
 }
 
 /// The logits of one more token, bit by bit.
-fn logits(s: &mut Session) -> Vec<u32> {
+pub(super) fn logits(s: &mut Session) -> Vec<u32> {
     let call = Call { tokens: &[5], message_ids: None, sentence_ids: None, write_enabled: false };
     let wanted = Wanted { logits: WantedLogits::Last, ..Wanted::default() };
     let outputs = block_on(s.model.engine.forward(&call, wanted)).unwrap();
     outputs.logits.iter().map(|x| x.to_bits()).collect()
 }
 
-fn bits(state: &MemoryState) -> Vec<u32> {
+pub(super) fn bits(state: &MemoryState) -> Vec<u32> {
     state.values.iter().map(|x| x.to_bits()).collect()
 }
 

@@ -148,6 +148,10 @@ impl Chat {
         };
         let n_messages = messages.len();
         if n_messages > 0 {
+            // of the day on which it began: another one is another header
+            if let Some(day) = keeper.days().of(&messages) {
+                self.session.begin(Vec::new(), day).await?;
+            }
             self.session.resume(messages).await?;
         }
         Ok(n_messages)
@@ -219,7 +223,11 @@ impl Chat {
     async fn save(&mut self) -> Result<()> {
         if let Some(keeper) = &mut self.keeper {
             let mut file = self.session.memory(now_ms()).await?;
-            keeper.save(&mut file, self.session.messages()).context("the memory was not saved")?;
+            let messages = self.session.messages();
+            keeper.save(&mut file, messages).context("the memory was not saved")?;
+            let mut days = keeper.days();
+            days.note(messages, self.session.date());
+            keeper.save_days(&mut days).context("the day of the conversation was not saved")?;
         }
         Ok(())
     }

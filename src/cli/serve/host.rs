@@ -9,6 +9,7 @@ use super::queue::{Gone, Queue};
 use super::reply::{Report, Sink};
 use super::request::{ChatRequest, OnOverflow};
 use super::turns::{KnownTurns, digests, n_common, n_questions, n_system};
+use crate::cli::days::Days;
 use crate::cli::keeper::Keeper;
 use crate::cli::output::note;
 use crate::cli::talk::{check, now_ms, random_seed, today};
@@ -62,6 +63,8 @@ pub struct ChatJob {
 struct Profile {
     /// What this server has read, or was told to leave alone; survives forgetting until it ends.
     turns: KnownTurns,
+    /// When its conversations began.
+    days: Days,
     /// The memory as it was last seen on disk.
     file: Option<MemoryFile>,
     /// Rises with use.
@@ -150,6 +153,8 @@ impl Host {
 
         self.session.set_enable_thinking(request.settings.thinking.or(self.thinking));
         self.session.set_tools(request.tools.clone())?;
+        self.session.set_tool_format(request.extension.tool_format);
+        self.session.set_template_variables(request.variables.clone())?;
         let mut on_piece = |piece: &_| match gone.is_gone() {
             true => ControlFlow::Break(()),
             false => sink.piece(piece),
@@ -177,6 +182,8 @@ impl Host {
             turns.remove(&before[n_common(&before, &chain)..]);
         }
         turns.add(read.iter().copied());
+        let day = self.session.date();
+        self.profile(profile).days.note(&whole, day);
         let saved = match (&mut keeper, is_written) {
             (Some(keeper), true) => match self.save(profile, keeper).await {
                 Ok(saved) => Some(saved),
@@ -236,13 +243,17 @@ impl Host {
                 note!("profile {name}: turns of before are not known: {error}");
                 Vec::new()
             });
-            self.profile(name).turns.add(turns);
+            let days = keeper.days();
+            let entry = self.profile(name);
+            entry.turns.add(turns);
+            entry.days = days;
         }
         let profile = self.profile(name);
         let is_forgotten = profile.file.is_some() && found.file.is_none();
         profile.file.clone_from(&found.file);
         if is_forgotten {
             profile.turns.forget();
+            profile.days.forget();
             self.conversations.drop_profile(name);
         }
         Ok(found.file)
@@ -269,7 +280,8 @@ impl Host {
         if is_new {
             let settled = history[..n_settled].to_vec();
             let digests = digests(&settled);
-            self.session.begin(settled, today()).await?;
+            let day = self.profile(profile).days.of(history).unwrap_or_else(today);
+            self.session.begin(settled, day).await?;
             self.conversations.begin(Conversation {
                 profile: profile.into(),
                 system: history[..n_system(history)].to_vec(),
@@ -308,6 +320,9 @@ impl Host {
         if let Err(error) = keeper.save_turns(&turns) {
             // the memory is saved; after a restart a history may be read once more
             note!("profile {profile}: the list of turns was not saved: {error:#}");
+        }
+        if let Err(error) = keeper.save_days(&mut self.profile(profile).days) {
+            note!("profile {profile}: the list of days was not saved: {error:#}");
         }
         Ok(file)
     }
@@ -350,6 +365,7 @@ impl Host {
             let entry = self.profile(profile);
             entry.file = None;
             entry.turns.forget();
+            entry.days.forget();
         }
         if is_replaced {
             // Their contexts were read with the memory that is gone, and hold as read what it has not.

@@ -129,6 +129,11 @@ impl Session {
         Ok(())
     }
 
+    /// How the template is told of tools.
+    pub fn tool_format(&self) -> ToolFormat {
+        self.talk.render.tool_format
+    }
+
     /// How the template is told of tools, those of [`Session::set_tools`]; another format is another
     /// header. A format that the template does not know is an error of the next turn.
     pub fn set_tool_format(&mut self, format: ToolFormat) {

@@ -13,6 +13,7 @@ use super::{Usage, error_line, is_broken_pipe};
 use anyhow::{Context, Result};
 use clap::Args;
 use deltamem::Error;
+use deltamem::chat::{Message, Role};
 use deltamem::memory_file::{MemoryFile, MemoryIdentity};
 use deltamem::session::{Overflow, Session, Turn, TurnOptions};
 use input::{Input, Line};
@@ -65,9 +66,10 @@ struct Chat {
 }
 
 impl Chat {
-    async fn new(session: Session, options: &ChatOptions) -> Result<Chat> {
+    async fn new(mut session: Session, options: &ChatOptions) -> Result<Chat> {
         let mut turn_options = session.default_turn_options();
         options.talk.apply(&mut turn_options)?;
+        options.talk.tell_tools(&mut session)?;
         // `/readonly` and `/resume` go through the session's own switch
         turn_options.write_enabled = true;
         // a conversation has no end: what leaves the context stays in the memory
@@ -197,15 +199,20 @@ impl Chat {
         Ok(ExitCode::from(u8::from(is_failure)))
     }
 
-    /// One turn, shown as it comes, and saved.
+    /// Answers a user's text.
     async fn say(&mut self, text: &str) -> Result<()> {
+        self.answer(Message::new(Role::User, text)).await
+    }
+
+    /// One turn, shown as it comes, and saved.
+    async fn answer(&mut self, message: Message) -> Result<()> {
         if !self.has_fixed_seed {
             self.turn_options.sampling.seed = random_seed();
         }
         let replying = Replying::begin(self.session.canceller());
         let mut printer = Printer::new();
-        let turn =
-            self.session.ask(text, &self.turn_options, &mut |piece| printer.piece(piece)).await?;
+        let mut on_piece = |piece: &_| printer.piece(piece);
+        let turn = self.session.turn(vec![message], &self.turn_options, &mut on_piece).await?;
         drop(replying);
         let printed = printer.finish();
         // a turn that wrote nothing needs no snapshot

@@ -123,7 +123,8 @@ impl Host {
         }
         match block_on(self.answer(&request, &profile, is_written, gone, &mut sink)) {
             Ok((turn, generation)) => {
-                sink.finish(&Report { turn: &turn, profile: &profile, generation });
+                let date = self.session.date();
+                sink.finish(&Report { turn: &turn, profile: &profile, generation, date });
             }
             Err(error) => sink.fail(error),
         }

@@ -5,6 +5,7 @@ use deltamem::chat::{
     ChatTemplate, CivilDate, Message, RenderOptions, ToolFormat, tool_descriptions,
 };
 use deltamem::tokenizer::Tokenizer;
+use deltamem::tool_calls::ToolCallSplitter;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -174,4 +175,34 @@ fn renderings_come_to_the_same_tokens() {
         }
     }
     assert!(n_texts > 150, "{n_texts} texts");
+}
+
+/// What a model writes between the tags comes out as calls, whatever tokens it writes it in.
+#[test]
+fn calls_come_out_of_a_reply_token_by_token() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/nano/tokenizer.json");
+    let tokenizer = Tokenizer::from_json(&std::fs::read(path).expect("nano")).expect("nano");
+    let tools = [json!({ "name": "get_weather" }), json!({ "name": "now" })];
+    let written = [
+        "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Zürich 🦊\"}}\n</tool_call>\n<tool_call>{\"name\": \"now\"}</tool_call>",
+        "<tool_call>\n{'name': 'get_weather', 'arguments': {'city': 'Zürich 🦊'}}\n</tool_call> <code>now()</code>",
+        "<code>\nw = get_weather(city=\"Zürich 🦊\")\nprint(w); now()\n</code>",
+    ];
+    for text in written {
+        let reply = format!("Ich sehe nach.\n{text}\né");
+        let mut stream = tokenizer.decode_stream();
+        let mut splitter = ToolCallSplitter::new(&tools);
+        let mut shown = String::new();
+        for id in tokenizer.encode(&reply).expect("a text") {
+            shown.push_str(&splitter.push(&stream.push(id)));
+        }
+        shown.push_str(&splitter.push(&stream.finish()));
+        shown.push_str(&splitter.finish());
+        let words: Vec<&str> = shown.split_whitespace().collect();
+        assert_eq!(words, ["Ich", "sehe", "nach.", "é"], "{text}");
+        let calls: Vec<Value> =
+            splitter.calls().iter().map(|call| json!([call.name, call.arguments])).collect();
+        let expected = [json!(["get_weather", { "city": "Zürich 🦊" }]), json!(["now", {}])];
+        assert_eq!(calls, expected, "{text}");
+    }
 }

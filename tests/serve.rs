@@ -149,6 +149,9 @@ fn replies_are_held_to_a_schema_and_calls_of_tools_come_out() {
     let python = json!({ "messages": [user(ADA)], "tools": [tool],
         "deltamem": { "tool_format": "python" } });
     assert_eq!(server.refused("/v1/chat/completions", &python, 400)["code"], "setting");
+    // and the next request has nothing to do with it
+    let next = json!({ "messages": [user(ADA)] });
+    server.chat(&next, &[("X-Memory-Profile", "next")]);
 
     // the result goes back, with the call as it came
     let mut answered = whole["choices"][0]["message"].clone();

@@ -149,13 +149,9 @@ impl Host {
         let chain = digests(history);
         let n_settled = self.profile(profile).turns.n_settled(history);
         let choice = self.conversations.choose(profile, history, &chain);
-        let is_going_on = self.enter(&choice, profile, history, n_settled, file.as_ref()).await?;
+        let is_going_on = self.enter(&choice, profile, request, n_settled, file.as_ref()).await?;
         let before = self.conversations.current().map(|c| c.digests.clone()).unwrap_or_default();
 
-        self.session.set_enable_thinking(request.settings.thinking.or(self.thinking));
-        self.session.set_tools(request.tools.clone())?;
-        self.session.set_tool_format(request.extension.tool_format);
-        self.session.set_template_variables(request.variables.clone())?;
         let mut on_piece = |piece: &_| match gone.is_gone() {
             true => ControlFlow::Break(()),
             false => sink.piece(piece),
@@ -266,12 +262,15 @@ impl Host {
         &mut self,
         choice: &Choice,
         profile: &str,
-        history: &[Message],
+        request: &ChatRequest,
         n_settled: usize,
         file: Option<&MemoryFile>,
     ) -> Result<bool, ApiError> {
+        let history = &request.history;
         let is_new = matches!(choice, Choice::New);
         self.conversations.switch(choice, &mut self.session).await?;
+        // before anything is rendered: the request before may have told of other tools
+        self.tell_template(Some(request))?;
         let held = self.conversations.current().and_then(|current| current.memory.as_ref());
         // a memory that was never saved is the empty one
         let is_same = !is_new && held == file;
@@ -295,6 +294,24 @@ impl Host {
             current.memory = file.cloned();
         }
         Ok(is_same)
+    }
+
+    /// What the template is told beside the messages; without a request nothing.
+    fn tell_template(&mut self, request: Option<&ChatRequest>) -> Result<(), ApiError> {
+        let (thinking, tools, format, variables) = match request {
+            Some(request) => (
+                request.settings.thinking,
+                request.tools.clone(),
+                request.extension.tool_format,
+                request.variables.clone(),
+            ),
+            None => Default::default(),
+        };
+        self.session.set_enable_thinking(thinking.or(self.thinking));
+        self.session.set_tools(tools)?;
+        self.session.set_tool_format(format);
+        self.session.set_template_variables(variables)?;
+        Ok(())
     }
 
     /// Puts a memory, or the empty one, into the model.
@@ -386,6 +403,7 @@ impl Host {
         let file = self.see(profile, Some(&mut keeper))?;
         self.conversations.switch(&Choice::New, &mut self.session).await?;
         self.put(file.as_ref()).await?;
+        self.tell_template(None)?;
         self.session.begin(Vec::new(), today()).await?;
         let n_tokens = self.session.write_text(text).await?;
         let saved = self.save(profile, &mut keeper).await?;

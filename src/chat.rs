@@ -12,14 +12,17 @@ use minijinja::{AutoEscape, Environment, ErrorKind, State, UndefinedBehavior};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 mod bounds;
 mod date;
+mod python;
 mod think;
+mod tools;
 pub use date::CivilDate;
 pub(crate) use think::{CLOSE as THINK_CLOSE, OPEN as THINK_OPEN};
 pub use think::{ThinkPiece, ThinkSplitter, answer_part, default_enable_thinking};
+pub use tools::{ToolFormat, check_variables, tool_descriptions};
 
 /// Largest template accepted, in bytes. The longest known ones have about 30 kB.
 pub const MAX_TEMPLATE_BYTES: usize = 1 << 20;
@@ -108,7 +111,9 @@ pub struct RenderOptions {
     pub date: CivilDate,
     /// JSON descriptions of tools as [`tool_descriptions`] gives them.
     pub tools: Option<Vec<serde_json::Value>>,
-    /// Further variables.
+    /// How the template is told of them.
+    pub tool_format: ToolFormat,
+    /// Further variables; they win over what `tools` comes to.
     pub extra: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -120,6 +125,7 @@ impl RenderOptions {
             enable_thinking: None,
             date,
             tools: None,
+            tool_format: ToolFormat::Template,
             extra: serde_json::Map::new(),
         }
     }
@@ -130,33 +136,14 @@ impl RenderOptions {
     }
 }
 
-/// Brings descriptions of functions, bare or in OpenAI's wrapping, to the wrapped form that
-/// templates are written for: `{"type": "function", "function": {"name", …}}`.
-///
-/// # Errors
-/// [`Error::Setting`] for what is no function with a name.
-pub fn tool_descriptions(tools: Vec<serde_json::Value>) -> Result<Vec<serde_json::Value>> {
-    let wrapped = |(index, tool): (usize, serde_json::Value)| {
-        let function = tool.get("function").unwrap_or(&tool);
-        let name = function.get("name").and_then(|name| name.as_str());
-        if name.is_none_or(str::is_empty) {
-            let reason = format!("tool {} is no function with a name", index + 1);
-            return Err(Error::Setting { name: "tools", reason });
-        }
-        Ok(match tool.get("function") {
-            Some(_) => tool,
-            None => serde_json::json!({ "type": "function", "function": tool }),
-        })
-    };
-    tools.into_iter().enumerate().map(wrapped).collect()
-}
-
 /// A chat template that parses.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
     source: String,
     bos_token: Option<String>,
     eos_token: Option<String>,
+    /// Whether calls in a history are shown, once that was needed.
+    shows_calls: OnceLock<bool>,
 }
 
 impl ChatTemplate {
@@ -180,35 +167,52 @@ impl ChatTemplate {
             source,
             bos_token: bos_token.map(str::to_string),
             eos_token: eos_token.map(str::to_string),
+            shows_calls: OnceLock::new(),
         })
     }
 
-    /// The text of `messages`.
+    /// The text of `messages`. Where the template passes over an assistant's calls, as SmolLM3's does,
+    /// they stand in its content as the model writes them: else their results would answer nothing.
     ///
     /// # Errors
-    /// [`Error::Template`] if the template refuses the messages or runs out of bounds.
+    /// [`Error::Template`] if the template refuses the messages or runs out of bounds;
+    /// [`Error::Setting`] for a format of tools that it does not know.
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
+        let has_calls = messages.iter().any(|message| !message.tool_calls.is_empty());
+        if has_calls && !self.shows_calls() {
+            let messages = tools::with_calls_in_content(messages, options.tool_format);
+            return self.render_as_given(&messages, options);
+        }
+        self.render_as_given(messages, options)
+    }
+
+    /// Whether a call of a tool leaves a trace in the text. A template that refuses the question may
+    /// have its own view of calls.
+    fn shows_calls(&self) -> bool {
+        *self.shows_calls.get_or_init(|| {
+            let name = "deltamem_asks";
+            let call = ToolCall { name: name.into(), arguments: Default::default(), id: None };
+            let calling = Message { tool_calls: vec![call], ..Message::new(Role::Assistant, "") };
+            let messages = [Message::new(Role::User, "?"), calling];
+            let options = RenderOptions::new(CivilDate::from_unix_seconds(0));
+            let text = self.render_as_given(&messages, &options);
+            text.map_or(true, |text| text.contains(name))
+        })
+    }
+
+    fn render_as_given(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {
         let messages: Vec<Value> = messages.iter().map(message_value).collect();
-        let none = || Value::from(());
-        let tools = options.tools.as_ref();
         let mut context: Vec<(String, Value)> = vec![
             ("messages".into(), Value::from(messages)),
-            (
-                "tools".into(),
-                tools.map_or_else(none, |t| Value::from_iter(t.iter().map(json_value))),
-            ),
-            ("documents".into(), none()),
+            ("documents".into(), Value::from(())),
             ("add_generation_prompt".into(), options.add_generation_prompt.into()),
         ];
+        let tools = tools::variables(&self.source, options)?;
+        context.extend(tools.into_iter().map(|(name, value)| (name.to_string(), value)));
         for (name, token) in [("bos_token", &self.bos_token), ("eos_token", &self.eos_token)] {
             if let Some(token) = token {
                 context.push((name.into(), token.as_str().into()));
             }
-        }
-        if let Some(tools) = tools {
-            // what SmolLM3's template calls them, which takes them without their wrapping
-            let bare = tools.iter().map(|tool| json_value(tool.get("function").unwrap_or(tool)));
-            context.push(("xml_tools".into(), Value::from_iter(bare)));
         }
         for (name, value) in &options.extra {
             context.push((name.clone(), json_value(value)));
@@ -329,7 +333,9 @@ fn message_value(message: &Message) -> Value {
         ("content", Value::from(message.content.as_str())),
     ];
     if let Some(reasoning) = &message.reasoning {
+        // the second name is gpt-oss's; transformers passes both too
         entries.push(("reasoning_content", Value::from(reasoning.as_str())));
+        entries.push(("thinking", Value::from(reasoning.as_str())));
     }
     if !message.tool_calls.is_empty() {
         let calls = message.tool_calls.iter().map(tool_call_value);
@@ -421,6 +427,11 @@ fn to_json(value: &Value, options: Kwargs) -> Result<String, minijinja::Error> {
     Ok(writer.out)
 }
 
+/// `json.dumps(value, ensure_ascii=False)` of plain data.
+fn json_text(value: &Value) -> String {
+    to_json(value, Kwargs::from_iter(std::iter::empty::<(String, Value)>())).unwrap_or_default()
+}
+
 fn json_error(reason: impl Into<String>) -> minijinja::Error {
     minijinja::Error::new(ErrorKind::BadSerialization, reason.into())
 }
@@ -446,6 +457,9 @@ impl JsonWriter {
                 Ok(x) if x.is_nan() => self.out.push_str("NaN"),
                 Ok(x) if x == f64::INFINITY => self.out.push_str("Infinity"),
                 Ok(x) if x == f64::NEG_INFINITY => self.out.push_str("-Infinity"),
+                Ok(x) if !value.is_integer() => {
+                    let _ = python::write_float(&mut self.out, x);
+                }
                 _ => {
                     let _ = write!(self.out, "{value}");
                 }

@@ -35,7 +35,9 @@ pub use park::Parked;
 pub use prefix_store::{AnyPrefixStore, PrefixStore, StoreFuture};
 pub use window::Overflow;
 
-use crate::chat::{CivilDate, Message, RenderOptions, Role, tool_descriptions};
+use crate::chat::{
+    CivilDate, Message, RenderOptions, Role, ToolFormat, check_variables, tool_descriptions,
+};
 use crate::error::{Error, Result};
 use crate::loaded::LoadedModel;
 use crate::memory::MemoryState;
@@ -127,6 +129,36 @@ impl Session {
         let tools = tool_descriptions(tools)?;
         self.talk.render.tools = (!tools.is_empty()).then_some(tools);
         Ok(())
+    }
+
+    /// How the template is told of tools.
+    pub fn tool_format(&self) -> ToolFormat {
+        self.talk.render.tool_format
+    }
+
+    /// How the template is told of tools, those of [`Session::set_tools`]; another format is another
+    /// header. A format that the template does not know is an error of the next turn.
+    pub fn set_tool_format(&mut self, format: ToolFormat) {
+        self.talk.render.tool_format = format;
+    }
+
+    /// Further variables of the template, in the place of those that were given before. Tools in
+    /// SmolLM3's `xml_tools` and `python_tools` can be called like those of [`Session::set_tools`].
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for variables that have other means, as `messages` and `tools` do.
+    pub fn set_template_variables(
+        &mut self,
+        variables: serde_json::Map<String, serde_json::Value>,
+    ) -> Result<()> {
+        check_variables(&variables)?;
+        self.talk.render.extra = variables;
+        Ok(())
+    }
+
+    /// The day that the template writes into this conversation's header.
+    pub fn date(&self) -> CivilDate {
+        self.talk.render.date
     }
 
     /// A handle that ends what runs: a turn, an append, a write. Each of them begins uncancelled, so

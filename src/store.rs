@@ -4,6 +4,7 @@
 //! ```text
 //! <root>/memories/<profile>/<model>/0000000000000007.dmem             one file a generation
 //! <root>/memories/<profile>/<model>/0000000000000007.transcript.json  its chat, if given
+//! <root>/memories/<profile>/<model>/days.txt                          when conversations began
 //! <root>/memories/<profile>/<model>/turns.txt                         digests of turns it has read
 //! <root>/locks/<hash>.lock                                            empty; held while writing
 //! ```
@@ -12,6 +13,7 @@
 //! syncs it and renames it. The newest generation is the memory, the ones before it are the undo
 //! ring. `<model>` names everything a memory belongs to, so memories of two models never meet.
 
+mod days;
 pub(crate) mod files;
 mod turns;
 mod writer;
@@ -26,6 +28,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+pub use days::MAX_DAYS;
 pub use files::{read_memory, write_memory};
 pub use turns::MAX_TURN_DIGESTS;
 use writer::FORGOTTEN_EXTENSION;

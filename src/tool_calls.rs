@@ -12,7 +12,8 @@ use serde_json::{Map, Value};
 /// A pair of tags, and what stands between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
-    /// One JSON object a call, `{"name": …, "arguments": {…}}`, or a list of them.
+    /// One JSON object a call, `{"name": …, "arguments": {…}}`, or a list of them; also as Python
+    /// writes such values.
     Json,
     /// Statements that call tools with literals.
     Python,
@@ -21,6 +22,9 @@ enum Format {
 /// Around a call in JSON.
 pub(crate) const JSON_OPEN: &str = "<tool_call>";
 pub(crate) const JSON_CLOSE: &str = "</tool_call>";
+/// Around calls in Python.
+pub(crate) const PYTHON_OPEN: &str = "<code>";
+pub(crate) const PYTHON_CLOSE: &str = "</code>";
 
 impl Format {
     const ALL: [Format; 2] = [Format::Json, Format::Python];
@@ -28,14 +32,14 @@ impl Format {
     fn open(self) -> &'static str {
         match self {
             Format::Json => JSON_OPEN,
-            Format::Python => "<code>",
+            Format::Python => PYTHON_OPEN,
         }
     }
 
     fn close(self) -> &'static str {
         match self {
             Format::Json => JSON_CLOSE,
-            Format::Python => "</code>",
+            Format::Python => PYTHON_CLOSE,
         }
     }
 }
@@ -235,7 +239,12 @@ fn find_close(text: &str, format: Format) -> Option<usize> {
 }
 
 fn calls_from_json(text: &str) -> Result<Vec<ToolCall>, String> {
-    let value: Value = serde_json::from_str(text.trim()).map_err(|e| format!("no JSON: {e}"))?;
+    let text = text.trim();
+    let value: Value = match serde_json::from_str(text) {
+        Ok(value) => value,
+        // SmolLM3 is shown its tools as Python writes them, and may answer in kind
+        Err(error) => python::value(text).map_err(|_| format!("no JSON: {error}"))?,
+    };
     match value {
         Value::Array(list) if list.is_empty() => Err("an empty list of calls".into()),
         Value::Array(list) => list.into_iter().map(call_from_json).collect(),

@@ -608,6 +608,45 @@ fn generate_prints_one_object() {
     assert_eq!(home.run(&bare).ok().json()["memory"], Value::Null);
 }
 
+/// The model of noise with a template that knows both formats of tools.
+#[test]
+fn generate_tells_the_model_of_tools() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for entry in std::fs::read_dir(common::noise()).expect("the model of noise") {
+        let path = entry.expect("an entry").path();
+        std::fs::copy(&path, folder.path().join(path.file_name().expect("a name")))
+            .expect("a copy");
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let template = folder.path().join("chat_template.jinja");
+    std::fs::copy(root.join("src/chat/smollm3_like.jinja"), template).expect("a template");
+    let home = Home(tempfile::tempdir().expect("a folder"), Some(folder.path().into()));
+    let tools = home.path("tools.json");
+    let tool = r#"[{"type": "function", "function": {"name": "now", "parameters": {}}}]"#;
+    std::fs::write(&tools, tool).expect("a file");
+    let tools = tools.to_str().expect("a path in UTF-8");
+    let prompt = |more: &[&str]| {
+        let talk = ["generate", "hello", "--cpu", "--no-adapter", "--json", "--max-tokens", "1"];
+        let reply = home.run(&[&talk[..], more].concat()).ok().json();
+        assert_eq!(reply["tool_calls"], serde_json::json!([]));
+        reply["tokens"]["prompt"].as_u64().expect("a count")
+    };
+    let told = |format: &str| prompt(&["--tools", tools, "--tool-format", format]);
+    // OpenAI's wrapping is shown with `tools` and not with SmolLM3's own lists
+    let (none, template, xml, python) =
+        (prompt(&[]), told("template"), told("xml"), told("python"));
+    assert!(none < xml && xml < template && none < python, "{none} {template} {xml} {python}");
+
+    let run = |model: &Home, more: &[&str]| {
+        let talk = ["generate", "hello", "--cpu", "--max-tokens", "1"];
+        model.run(&[&talk[..], more].concat())
+    };
+    let noise = Home::noisy();
+    run(&noise, &["--tools", tools, "--tool-format", "python"]).expect(1).err_has("python_tools");
+    run(&noise, &["--tools", "nowhere.json"]).expect(1).err_has("nowhere.json");
+    run(&noise, &["--tool-format", "xml"]).expect(2);
+}
+
 #[test]
 fn beginnings_are_read_once_for_many_runs() {
     let home = Home::noisy();

@@ -140,6 +140,19 @@ fn replies_are_held_to_a_schema_and_calls_of_tools_come_out() {
     assert_eq!(deltas.len(), 1);
     assert_eq!((&deltas[0]["index"], &deltas[0]["function"]), (&json!(0), &call["function"]));
 
+    // tools under the template's own name
+    let own = json!({ "messages": [user(ADA)],
+        "chat_template_kwargs": { "xml_tools": [tool["function"]], "enable_thinking": false } });
+    let called = server.chat(&own, &[("X-Memory-Write", "false")]);
+    assert_eq!(called["choices"][0]["message"]["tool_calls"][0]["function"], call["function"]);
+    // this template has no tools in Python's form
+    let python = json!({ "messages": [user(ADA)], "tools": [tool],
+        "deltamem": { "tool_format": "python" } });
+    assert_eq!(server.refused("/v1/chat/completions", &python, 400)["code"], "setting");
+    // and the next request has nothing to do with it
+    let next = json!({ "messages": [user(ADA)] });
+    server.chat(&next, &[("X-Memory-Profile", "next")]);
+
     // the result goes back, with the call as it came
     let mut answered = whole["choices"][0]["message"].clone();
     answered["content"] = Value::Null;
@@ -212,6 +225,31 @@ fn a_memory_survives_a_restart_and_profiles_do_not_leak() {
     assert!(!ask(&server, WHERE, "ada").contains("Lisbon"));
     server = server.restart();
     assert!(!ask(&server, WHERE, "ada").contains("Lisbon"));
+}
+
+#[test]
+fn a_conversation_keeps_its_day_over_a_restart() {
+    let mut server = Server::start(&[]);
+    let ada = [("X-Memory-Profile", "ada")];
+    let first = server.chat(&json!({ "messages": [user(ADA)] }), &ada);
+    let today = first["deltamem"]["date"].as_str().expect("a date").to_string();
+    // as if that had been long ago
+    let profile = server.data().join("memories/ada");
+    let model =
+        std::fs::read_dir(&profile).expect("a memory").next().expect("a model").expect("it");
+    let days = model.path().join("days.txt");
+    let kept = std::fs::read_to_string(&days).expect("the days");
+    assert_eq!((kept.lines().count(), kept.trim().split_once(' ').unwrap().1), (1, &*today));
+    std::fs::write(&days, kept.replace(&today, "2001-02-03")).expect("the days");
+    server = server.restart();
+    let reply = first["choices"][0]["message"].clone();
+    let on = json!({ "messages": [user(ADA), reply, user(WHERE)] });
+    assert_eq!(server.chat(&on, &ada)["deltamem"]["date"], "2001-02-03");
+    // another conversation is of today, and of another profile
+    let other = server.chat(&json!({ "messages": [user(WHERE)] }), &ada);
+    assert_eq!(other["deltamem"]["date"], *today);
+    let ben = server.chat(&on, &[("X-Memory-Profile", "ben")]);
+    assert_eq!(ben["deltamem"]["date"], *today);
 }
 
 /// How many tokens this profile's memory has taken in.

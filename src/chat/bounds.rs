@@ -6,6 +6,7 @@
 //! minijinja's `unstable_machinery`, so Cargo.toml pins its exact version.
 
 use super::MAX_RENDERED_BYTES;
+use super::python::{str_of, write_str};
 use minijinja::machinery::{Instruction, Instructions, Token, tokenize};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
@@ -19,15 +20,17 @@ const MAX_TOTAL_BYTES: usize = 1 << 30;
 const MAX_WRITTEN_BYTES: usize = 4 * MAX_RENDERED_BYTES;
 /// Weight of a list entry beside its content.
 const ENTRY_BYTES: usize = 16;
-const MAX_NESTING: usize = 64;
+pub(super) const MAX_NESTING: usize = 64;
 /// Products of literals are computed while compiling, each up to 100 MB.
 const MAX_PRODUCTS: usize = 4;
 /// Longest number in a format string; a width makes that many characters.
 const MAX_FORMAT_DIGITS: usize = 3;
 /// The filter that checks; no name that a template can write.
 const CHECK: &str = "\u{0}check";
+/// The filter in the place of `~`, which joins texts as Python writes the values.
+const CONCAT: &str = "\u{0}concat";
 
-fn too_large() -> Error {
+pub(super) fn too_large() -> Error {
     Error::new(
         ErrorKind::InvalidOperation,
         format!("a value is larger than {MAX_RENDERED_BYTES} bytes"),
@@ -97,6 +100,7 @@ pub(super) fn with_checks<'a>(program: &Instructions<'a>) -> Result<Instructions
             | I::JumpIfTrueOrPop(target)
             | I::BuildMacro(_, target, _) => *target = targets[*target as usize],
             I::LoadConst(value) if weight(value, 0) > MAX_RENDERED_BYTES => return Err(too_large()),
+            I::StringConcat => instruction = I::ApplyFilter(CONCAT, Some(2), !0),
             I::EmitRaw(text) => {
                 checked.add_with_line(I::LoadConst(Value::from(*text)), line);
                 instruction = I::Emit;
@@ -126,10 +130,17 @@ pub(super) fn install(environment: &mut Environment<'_>) {
     });
     let written = AtomicUsize::new(0);
     environment.set_formatter(move |out: &mut Output, _: &mut State, value: &Value| {
-        let text = to_bounded_string(value)?;
+        let text = str_of(value)?;
         spend(&written, text.len(), MAX_WRITTEN_BYTES)?;
         out.write_str(&text).map_err(Error::from)
     });
+    environment.add_filter(CONCAT, |left: &Value, right: &Value| {
+        let mut out = Bounded::default();
+        let written = write_str(&mut out, left).and_then(|()| write_str(&mut out, right));
+        written.map_err(|_| too_large())?;
+        Ok::<_, Error>(out.into_text())
+    });
+    environment.add_filter("string", |value: &Value| str_of(value));
     environment.add_filter(
         "join",
         |value: &Value, joiner: Option<&str>, attribute: Option<&str>, options: Kwargs| {
@@ -142,7 +153,7 @@ pub(super) fn install(environment: &mut Environment<'_>) {
         },
     );
     environment.add_filter("replace", |value: &Value, from: &str, to: &str| {
-        let text = to_bounded_string(value)?;
+        let text = str_of(value)?;
         check_replace(&text, from, to)?;
         Ok::<_, Error>(text.replace(from, to))
     });
@@ -186,26 +197,28 @@ fn check_replace(text: &str, from: &str, to: &str) -> Result<(), Error> {
 }
 
 fn join(value: &Value, joiner: &str, attribute: Option<&str>) -> Result<String, Error> {
-    let mut out = Bounded(String::new());
+    let mut out = Bounded::default();
     for (index, item) in value.try_iter()?.enumerate() {
         let item = match attribute {
             Some(name) => item.get_attr(name)?,
             None => item,
         };
         let joiner = if index > 0 { joiner } else { "" };
-        write!(out, "{joiner}{item}").map_err(|_| too_large())?;
+        let written = out.write_str(joiner).and_then(|()| write_str(&mut out, &item));
+        written.map_err(|_| too_large())?;
     }
-    Ok(out.0)
-}
-
-fn to_bounded_string(value: &Value) -> Result<String, Error> {
-    let mut out = Bounded(String::new());
-    write!(out, "{value}").map_err(|_| too_large())?;
-    Ok(out.0)
+    Ok(out.into_text())
 }
 
 /// A string that refuses to grow too long.
-struct Bounded(String);
+#[derive(Default)]
+pub(super) struct Bounded(String);
+
+impl Bounded {
+    pub(super) fn into_text(self) -> String {
+        self.0
+    }
+}
 
 impl fmt::Write for Bounded {
     fn write_str(&mut self, text: &str) -> fmt::Result {

@@ -26,20 +26,20 @@ fn a_smollm3_like_template_renders_as_python_does() {
     let assistant = Message::new(Role::Assistant, "\n\nHello");
     let header = |mode: &str, custom: &str| {
         format!(
-            "<|im_start|>system\n## Metadata\n\nToday Date: 04 July 2025\nReasoning Mode: {mode}\n\n## Custom Instructions\n\n{custom}\n\n"
+            "<|im_start|>system\n## Metadata\n\nKnowledge Cutoff Date: June 2025\nToday Date: 04 July 2025\nReasoning Mode: {mode}\n\n## Custom Instructions\n\n{custom}\n\n"
         )
     };
     let turn = "<|im_start|>user\nHi /think<|im_end|>\n";
     // `system_message` is undefined here, and `in` finds nothing in it.
     assert_eq!(
         smollm3(&[user.clone(), assistant.clone()], Some(false), false),
-        header("/no_think", "You are a helper.")
+        header("/no_think", "⟦2⟧")
             + turn
             + "<|im_start|>assistant\n<think>\n\n</think>\nHello<|im_end|>\n"
     );
     assert_eq!(
         smollm3(&[user.clone(), assistant], None, true),
-        header("/think", "You are a helper.")
+        header("/think", "⟦1⟧")
             + turn
             + "<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>assistant\n"
     );
@@ -59,9 +59,107 @@ fn a_smollm3_like_template_renders_as_python_does() {
 #[test]
 fn what_a_template_raises_is_the_error() {
     let messages = [Message::new(Role::Tool, "42")];
-    let error = render(include_str!("smollm3_like.jinja"), &messages, &options()).unwrap_err();
+    let source =
+        "{% for m in messages %}{{ raise_exception('no tools, said ' ~ m.role) }}{% endfor %}";
+    let error = render(source, &messages, &options()).unwrap_err();
     assert_eq!(error.code(), "template");
     assert!(error.to_string().contains("no tools, said tool"), "{error}");
+}
+
+#[test]
+fn objects_are_shown_as_python_shows_them() {
+    let extra = json!({ "x": { "a": "it's", "b": [1, 0.5, true, null] } });
+    let options = RenderOptions { extra: extra.as_object().unwrap().clone(), ..options() };
+    let shown = "{'a': \"it's\", 'b': [1, 0.5, True, None]}";
+    for source in ["{{ x }}", "{{ x | string }}", "{{ '' ~ x }}", "{{ [x] | join }}"] {
+        assert_eq!(render(source, &[], &options).unwrap(), shown, "{source}");
+    }
+    assert_eq!(eval("{{ 1 ~ none ~ true ~ 'é' ~ nothing ~ 1e20 }}"), "1NoneTrueé1e+20");
+    assert_eq!(eval("{{ ['a', 1] | join(', ') }}{{ [] ~ {} }}"), "a, 1[]{}");
+    assert_eq!(eval("{{ [1e-7, 1.0] | tojson }}"), "[1e-07, 1.0]");
+}
+
+#[test]
+fn tools_are_told_in_the_format_that_is_asked_for() {
+    let source = "{{ tools }}|{{ xml_tools }}|{{ python_tools }}";
+    let tool = json!({ "name": "f" });
+    let with = |tool_format, source: &str| {
+        let tools = Some(tool_descriptions(vec![tool.clone()]).unwrap());
+        render(source, &[], &RenderOptions { tools, tool_format, ..options() })
+    };
+    let wrapped = "[{'type': 'function', 'function': {'name': 'f'}}]";
+    let bare = "[{'name': 'f'}]";
+    let shown = |format| with(format, source).unwrap();
+    assert_eq!(shown(ToolFormat::Template), format!("{wrapped}|{bare}|"));
+    assert_eq!(shown(ToolFormat::Xml), format!("None|{bare}|"));
+    assert_eq!(shown(ToolFormat::Python), format!("None||{bare}"));
+    // a template that knows one format only
+    assert_eq!(with(ToolFormat::Xml, "{{ tools }}").unwrap(), wrapped);
+    let error = with(ToolFormat::Python, "{{ tools }}").unwrap_err();
+    assert_eq!(error.code(), "setting");
+    // a caller's own lists win, and are known as tools
+    let extra = json!({ "xml_tools": [tool], "python_tools": ["def g(): ...", { "name": "g" }] });
+    let options = RenderOptions { extra: extra.as_object().unwrap().clone(), ..options() };
+    assert_eq!(
+        render(source, &[], &options).unwrap(),
+        format!("None|{bare}|['def g(): ...', {{'name': 'g'}}]")
+    );
+    assert_eq!(options.described_tools().len(), 3);
+}
+
+#[test]
+fn variables_cannot_take_the_place_of_what_is_given_anyway() {
+    let check = |variables: serde_json::Value| check_variables(variables.as_object().unwrap());
+    assert!(
+        check(json!({ "custom_instructions": "x", "xml_tools": [], "python_tools": null })).is_ok()
+    );
+    for name in ["messages", "tools", "enable_thinking", "strftime_now", "bos_token"] {
+        assert_eq!(check(json!({ name: 1 })).unwrap_err().code(), "setting", "{name}");
+    }
+    assert!(check(json!({ "xml_tools": "f" })).is_err());
+}
+
+#[test]
+fn calls_that_a_template_passes_over_are_shown_as_they_are_written() {
+    let arguments = json!({ "city": "O'Hare é", "days": [1, null] });
+    let call = ToolCall {
+        name: "weather".into(),
+        arguments: arguments.as_object().unwrap().clone(),
+        id: None,
+    };
+    let now = ToolCall { name: "now".into(), arguments: Default::default(), id: None };
+    let message =
+        Message { tool_calls: vec![call.clone(), now], ..Message::new(Role::Assistant, "I look.") };
+    let source = "{% for m in messages %}{{ m.content }}{% endfor %}{{ python_tools }}";
+    let json = "<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"O'Hare é\", \"days\": [1, null]}}\n</tool_call>\n<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>";
+    let shown = |message: &Message, tool_format| {
+        let options = RenderOptions { tool_format, ..options() };
+        render(source, std::slice::from_ref(message), &options).unwrap()
+    };
+    assert_eq!(shown(&message, ToolFormat::Template), format!("I look.\n{json}"));
+    let python = "I look.\n<code>\nweather(city=\"O'Hare é\", days=[1, None])\nnow()\n</code>";
+    assert_eq!(shown(&message, ToolFormat::Python), python);
+    // no name of Python's
+    let mut odd = message.clone();
+    odd.tool_calls.truncate(1);
+    odd.tool_calls[0].arguments.insert("a-b".into(), json!(1));
+    assert!(shown(&odd, ToolFormat::Python).contains("<tool_call>"));
+    // what is written is what is read
+    let tools = [json!({ "name": "weather" }), json!({ "name": "now" })];
+    for text in [json, &python["I look.\n".len()..]] {
+        let mut splitter = crate::tool_calls::ToolCallSplitter::new(&tools);
+        assert_eq!(splitter.push(text).trim(), "");
+        assert_eq!(splitter.calls(), message.tool_calls, "{text}");
+    }
+    // a template that shows calls, and one that takes offence
+    let own = "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls %}<{{ c.function.name }}>{% endfor %}{% endfor %}";
+    let plain = options();
+    assert_eq!(
+        render(own, std::slice::from_ref(&message), &plain).unwrap(),
+        "I look.<weather><now>"
+    );
+    let strict = "{% if messages | length > 1 %}{{ raise_exception('two') }}{% endif %}{{ messages[0].content }}";
+    assert_eq!(render(strict, &[message], &plain).unwrap(), "I look.");
 }
 
 #[test]

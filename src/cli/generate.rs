@@ -92,6 +92,7 @@ pub fn run(options: &GenerateOptions) -> Result<ExitCode> {
         options.prefix_cache.apply(&mut session).await?;
         let mut turn_options = session.default_turn_options();
         options.talk.apply(&mut turn_options)?;
+        options.talk.tell_tools(&mut session)?;
         turn_options.constraint = constraint;
         let mut keeper = open_memory(options, &mut session).await?;
 
@@ -172,6 +173,7 @@ async fn turn_json(session: &mut Session, turn: &Turn) -> Result<Value> {
     Ok(json!({
         "text": turn.answer,
         "thoughts": turn.thoughts,
+        "tool_calls": turn.tool_calls,
         "stop_reason": turn.stop_reason,
         "model": session.model().name,
         "tokens": { "prompt": turn.prompt.full_tokens, "generated": n_generated },

@@ -1,6 +1,8 @@
 //! The stored memory of a running conversation. Owns who may write it, and what to go on from when
 //! the newest generation is damaged; the files are `store`'s business.
 
+use super::days::Days;
+use super::output::note;
 use anyhow::Result;
 use deltamem::Error;
 use deltamem::chat::Message;
@@ -114,6 +116,23 @@ impl Keeper {
     pub fn save_turns(&mut self, digests: &[u64]) -> Result<()> {
         if let Some(writer) = &mut self.writer {
             writer.save_turns(digests)?;
+        }
+        Ok(())
+    }
+
+    /// When conversations began; none are known if that cannot be read.
+    pub fn days(&self) -> Days {
+        let days = self.memory.days().unwrap_or_else(|error| {
+            note!("profile {}: days of before are not known: {error}", self.memory.profile());
+            Vec::new()
+        });
+        Days::new(days)
+    }
+
+    /// Keeps what has changed of it; nothing happens if another process writes this memory.
+    pub fn save_days(&mut self, days: &mut Days) -> Result<()> {
+        if let (Some(writer), Some(changed)) = (&mut self.writer, days.changed()) {
+            writer.save_days(changed)?;
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 mod bench;
 mod chat;
 mod convert;
+mod days;
 mod doctor;
 mod eval;
 mod generate;

@@ -2,15 +2,18 @@
 //! is said about how it ended.
 
 use super::output::printable;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use deltamem::Error;
-use deltamem::chat::{CivilDate, ThinkPiece};
+use deltamem::chat::{CivilDate, ThinkPiece, ToolCall, ToolFormat};
 use deltamem::sampler::StopStrings;
-use deltamem::session::{Ingest, RollbackMemory, SessionOptions, StopReason, Turn, TurnOptions};
+use deltamem::session::{
+    Ingest, RollbackMemory, Session, SessionOptions, StopReason, Turn, TurnOptions,
+};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// How replies are made; what is not given comes from the model's files.
@@ -26,6 +29,13 @@ pub struct TalkOptions {
     /// Let the model answer at once
     #[arg(long)]
     pub no_think: bool,
+    /// Tell the model of the functions in this JSON file (OpenAI's `tools`, or bare functions); its
+    /// calls are shown and not run
+    #[arg(long, value_name = "FILE")]
+    pub tools: Option<PathBuf>,
+    /// How it is told of them, and calls them: as its template does, as JSON, as Python
+    #[arg(long, value_name = "FORMAT", default_value = "template", requires = "tools")]
+    pub tool_format: ToolFormatName,
     /// Read the memory and leave it as it is
     #[arg(long)]
     pub read_only: bool,
@@ -55,7 +65,31 @@ pub struct TalkOptions {
     pub stop: Vec<String>,
 }
 
+/// [`ToolFormat`] on the command line.
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+pub enum ToolFormatName {
+    #[default]
+    Template,
+    Xml,
+    Python,
+}
+
 impl TalkOptions {
+    /// Tells the session's model of the tools that were given.
+    pub fn tell_tools(&self, session: &mut Session) -> Result<()> {
+        let Some(path) = &self.tools else { return Ok(()) };
+        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        let tools = serde_json::from_slice(&bytes)
+            .with_context(|| format!("{} is no JSON list of functions", path.display()))?;
+        session.set_tools(tools)?;
+        session.set_tool_format(match self.tool_format {
+            ToolFormatName::Template => ToolFormat::Template,
+            ToolFormatName::Xml => ToolFormat::Xml,
+            ToolFormatName::Python => ToolFormat::Python,
+        });
+        Ok(())
+    }
+
     /// Replaces what was given on the command line.
     pub fn apply(&self, turn: &mut TurnOptions) -> Result<()> {
         let sampling = &mut turn.sampling;
@@ -198,6 +232,16 @@ pub fn remarks(turn: &Turn, window: usize) -> Vec<String> {
         StopReason::ContextFull => Some(format!("the context of {window} tokens is full")),
     };
     remarks.extend(ended);
+    let call = |call: &ToolCall| {
+        let arguments = serde_json::Value::Object(call.arguments.clone());
+        printable(&format!("calls {} with {arguments}", call.name))
+    };
+    remarks.extend(turn.tool_calls.iter().map(call));
+    remarks.extend(
+        turn.malformed_calls
+            .iter()
+            .map(|call| printable(&format!("what looks like a call is none: {}", call.reason))),
+    );
     if turn.evicted_messages > 0 {
         let n = turn.evicted_messages;
         let kept = match turn.memory_norms.1 > 0.0 {

@@ -253,8 +253,8 @@ impl Session {
     /// Takes calls out of the answer if the model knows of tools and may write what it wants.
     fn tool_call_splitter(&self, options: &TurnOptions) -> Option<ToolCallSplitter> {
         let may_call = options.constraint.as_ref().is_none_or(Constraint::is_calls);
-        let tools = self.talk.render.tools.as_deref().filter(|_| may_call);
-        tools.map(ToolCallSplitter::new)
+        let tools = self.talk.render.described_tools();
+        (may_call && !tools.is_empty()).then(|| ToolCallSplitter::new(&tools))
     }
 
     /// Feeds one generated token after the other; every token of the reply is fed, also the last.

@@ -2,6 +2,7 @@
 
 use super::writer::TEMPORARY_NAME;
 use super::*;
+use crate::chat::CivilDate;
 use crate::config::WriteGranularity;
 use crate::memory::MemoryDims;
 use crate::memory_file::MAX_FILE_BYTES;
@@ -85,6 +86,29 @@ fn digests_of_turns_stay_until_the_memory_is_forgotten() {
 
     writer.forget().unwrap();
     assert!(memory.turns().unwrap().is_empty());
+}
+
+#[test]
+fn days_of_conversations_stay_until_the_memory_is_forgotten() {
+    let folder = folder();
+    let memory = open(&folder);
+    assert!(memory.days().unwrap().is_empty());
+    let mut writer = memory.lock().unwrap();
+    save(&mut writer, 1.0);
+    let day = |n: u64| (n, CivilDate::from_unix_seconds(n as i64 * 86_400));
+    writer.save_days(&[day(7), (u64::MAX, day(0).1)]).unwrap();
+    save(&mut writer, 2.0);
+    assert_eq!(memory.days().unwrap(), [day(7), (u64::MAX, day(0).1)]);
+    let many: Vec<_> = (0..MAX_DAYS as u64 + 3).map(day).collect();
+    writer.save_days(&many).unwrap();
+    assert_eq!(memory.days().unwrap(), many[3..]);
+    let path = memory.folder().join("days.txt");
+    for bad in ["7 2025-01-01\n", "0000000000000007 2025-02-30\n", "\u{e9}", "0000000000000007"] {
+        std::fs::write(&path, bad).unwrap();
+        assert_eq!(memory.days().unwrap_err().code(), "format", "{bad:?}");
+    }
+    writer.forget().unwrap();
+    assert!(memory.days().unwrap().is_empty());
 }
 
 #[test]

@@ -29,6 +29,20 @@ pub(super) fn calls(code: &str, tools: &[Signature]) -> Result<Vec<ToolCall>, St
     }
 }
 
+/// A dictionary or list of literals, and nothing else.
+pub(super) fn value(text: &str) -> Result<Value, String> {
+    let mut reader = Reader { rest: text, tools: &[] };
+    if !text.starts_with(['{', '[']) {
+        return Err(reader.unexpected("a dictionary or a list"));
+    }
+    let value = reader.literal(MAX_DEPTH)?;
+    reader.skip_space();
+    match reader.rest.is_empty() {
+        true => Ok(value),
+        false => Err(reader.unexpected("the end")),
+    }
+}
+
 struct Reader<'a> {
     rest: &'a str,
     tools: &'a [Signature],

@@ -67,6 +67,12 @@ fn json_calls_of_smollm3_and_qwen3() {
     );
     let tag = r#"<tool_call>{"name":"now","arguments":{"x":"</tool_call>\""}}</tool_call>."#;
     check(tag, ".", &[call("now", json!({ "x": "</tool_call>\"" }))]);
+    // as Python writes the same
+    check(
+        "<tool_call>\n{'name': 'weather', 'arguments': {'city': \"L'Aquila\", 'days': None, 'x': [True, 1e3],}}\n</tool_call>",
+        "",
+        &[call("weather", json!({ "city": "L'Aquila", "days": null, "x": [true, 1000.0] }))],
+    );
     // the end of the reply closes a call
     for end in ["", "</tool", "\n"] {
         check(&format!("<tool_call>{{\"name\":\"now\"}}{end}"), "", &[call("now", json!({}))]);
@@ -121,6 +127,11 @@ fn text_that_is_no_call_stays_and_nothing_panics() {
         "{\"name\": \"now\", \"arguments\": \"x\"}",
         "{\"name\": \"now\"} {\"name\": \"now\"}",
         "{\"name\": \"no",
+        "{'name': 'now'",
+        "{'name': now}",
+        "{'name': 'now'} {}",
+        "'now'",
+        "now()",
         &deep_json,
     ] {
         check_malformed(&format!("<tool_call>{inside}</tool_call>"));

@@ -3,7 +3,7 @@
 
 use super::constraint::WebConstraint;
 use super::{JsResult, MAX_EXACT, WebModel, camel_case, js_error, parse};
-use crate::chat::{Message, ThinkPiece};
+use crate::chat::{Message, ThinkPiece, ToolFormat};
 use crate::error::{Error, Result};
 use crate::session::{Cancel, Overflow, Parked, Turn, TurnOptions};
 use js_sys::Function;
@@ -34,6 +34,8 @@ struct WebTurnOptions {
     overflow: WebOverflow,
     /// For this turn and those that follow.
     thinking: Option<bool>,
+    /// How the model is told of its tools; for this turn and those that follow.
+    tool_format: Option<ToolFormat>,
 }
 
 /// What a full window does.
@@ -102,7 +104,7 @@ impl WebModel {
     pub async fn append(&mut self, messages: String, options: String) -> JsResult<String> {
         let messages = parse_messages(&messages).map_err(js_error)?;
         let given: WebTurnOptions = parse(&options).map_err(js_error)?;
-        let before = self.switch_thinking(&given);
+        let before = self.switch(&given);
         let options = self.turn_options(given);
         let appended = self.session.append(messages, &options).await;
         let appended = self.or_switch_back(appended, before).map_err(js_error)?;
@@ -202,7 +204,7 @@ impl WebModel {
     ) -> JsResult<String> {
         let messages = parse_messages(messages).map_err(js_error)?;
         let given: WebTurnOptions = parse(options).map_err(js_error)?;
-        let before = self.switch_thinking(&given);
+        let before = self.switch(&given);
         let options = self.turn_options(given);
         let mut thrown = None;
         let mut on_piece = |piece: &ThinkPiece| {
@@ -230,18 +232,26 @@ impl WebModel {
         }
     }
 
-    /// Switches thinking if asked to; gives what it was.
-    fn switch_thinking(&mut self, given: &WebTurnOptions) -> Option<bool> {
-        let before = self.session.enable_thinking();
+    /// Switches thinking and the format of tools if asked to; gives what they were.
+    fn switch(&mut self, given: &WebTurnOptions) -> (Option<bool>, ToolFormat) {
+        let before = (self.session.enable_thinking(), self.session.tool_format());
         if given.thinking.is_some() {
             self.session.set_enable_thinking(given.thinking);
+        }
+        if let Some(format) = given.tool_format {
+            self.session.set_tool_format(format);
         }
         before
     }
 
-    fn or_switch_back<T>(&mut self, result: Result<T>, before: Option<bool>) -> Result<T> {
+    fn or_switch_back<T>(
+        &mut self,
+        result: Result<T>,
+        (thinking, format): (Option<bool>, ToolFormat),
+    ) -> Result<T> {
         if result.is_err() {
-            self.session.set_enable_thinking(before);
+            self.session.set_enable_thinking(thinking);
+            self.session.set_tool_format(format);
         }
         result
     }

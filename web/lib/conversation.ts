@@ -25,7 +25,7 @@ import type {
 import { clearPrefixes } from "./prefix-store.js";
 import { memoryStep, questionIn } from "./steps.js";
 import { isSealedFile, openFile, sealFile } from "./vault.js";
-import type { ModelMemoryInfo, ModelTurn, PieceKind } from "./wasm.js";
+import type { ModelMemoryInfo, ModelTurn, PieceKind, ToolFormat } from "./wasm.js";
 
 export interface ConversationOptions {
   host: ModelHost;
@@ -51,6 +51,7 @@ export class Conversation implements Guest {
   #context: ModelContext;
   #isPaused = false;
   #isThinking: boolean | null = null;
+  #toolFormat: ToolFormat | undefined;
   #notice: string | null;
   /** Another tab has committed while another session was in the model. */
   #isStale = false;
@@ -88,6 +89,7 @@ export class Conversation implements Guest {
     clone.#context = this.#context.copy();
     clone.#isPaused = this.#isPaused;
     clone.#isThinking = this.#isThinking;
+    clone.#toolFormat = this.#toolFormat;
     await this.#host.branch(this, clone);
     return clone;
   }
@@ -128,6 +130,7 @@ export class Conversation implements Guest {
       this.#answer(request, isWriting, signal, (kind, text) => notify({ kind, text })),
     );
     this.#isThinking = request.settings.thinking ?? this.#isThinking;
+    this.#toolFormat = request.settings.toolFormat ?? this.#toolFormat;
     const question = questionIn(request.messages);
     const context = this.#context.addTurn(question, turn);
     const isCommitted = await this.#commitStep(isWriting, before, context, {
@@ -374,7 +377,8 @@ export class Conversation implements Guest {
   ): Promise<ModelTurn> {
     const thinking = settings.thinking ?? this.#isThinking ?? undefined;
     const overflow = settings.overflow ?? "evict";
-    const options = JSON.stringify({ ...settings, overflow, thinking, write: isWriting });
+    const toolFormat = settings.toolFormat ?? this.#toolFormat;
+    const options = JSON.stringify({ ...settings, overflow, thinking, toolFormat, write: isWriting });
     const input = JSON.stringify(messages);
     const hear = (kind: PieceKind, text: string) => {
       onPiece(kind, text);

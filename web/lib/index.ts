@@ -30,5 +30,5 @@ export type {
   Weights,
 } from "./protocol.js";
 export type { FileOptions, SessionMemory } from "./session-memory.js";
-export type { Footprint, Gauge, ModelInfo, StopReason, ToolCall, TurnSettings } from "./wasm.js";
+export type { Footprint, Gauge, ModelInfo, StopReason, ToolCall, ToolFormat, TurnSettings } from "./wasm.js";
 export type { StoredModel } from "./weight-store.js";

@@ -30,6 +30,7 @@ const READ = new Set([
   "tool_choice",
   "parallel_tool_calls",
   "reasoning_effort",
+  "chat_template_kwargs",
   "n",
   "stream",
   "stream_options",
@@ -82,7 +83,7 @@ export function readRequest(params: ChatCompletionCreateParams): CompleteRequest
     ...(maxTokens !== null && { maxTokens }),
     ...(stop && stop.length > 0 && { stop }),
     ...(responseConstraint && { responseConstraint }),
-    ...(params.reasoning_effort && { thinking: params.reasoning_effort !== "none" }),
+    ...readThinking(params),
     tools,
     ...readChoice(params),
   };
@@ -95,6 +96,18 @@ function refuseUnsupported(name: string, value: unknown): void {
   const isNeutral = NEUTRAL[name];
   if (isNeutral ? isNeutral(value) : READ.has(name)) return;
   throw new DeltamemError("unsupported", `\`${name}\` cannot be honoured by a local model; leave it out.`);
+}
+
+/** Of a template's variables a page's model has this one switch. */
+function readThinking({
+  reasoning_effort: effort,
+  chat_template_kwargs: given,
+}: ChatCompletionCreateParams): Pick<CompleteOptions, "thinking"> {
+  const { enable_thinking: thinking, ...others } = given ?? {};
+  const [other] = Object.keys(others);
+  if (other) throw unsupported("chat_template_kwargs", `\`${other}\``, "enable_thinking");
+  if (effort) return { thinking: effort !== "none" };
+  return typeof thinking === "boolean" ? { thinking } : {};
 }
 
 function number(value: number | null | undefined, name: string): number | null {
@@ -173,8 +186,8 @@ function readArguments(text: string, at: string): Record<string, unknown> {
   throw new DeltamemError("messages", `${at}: the arguments of a call are not a JSON object.`);
 }
 
-function unsupported(at: string, what: string): DeltamemError {
-  return new DeltamemError("unsupported", `${at}: ${what} cannot be read; only text can.`);
+function unsupported(at: string, what: string, instead = "text"): DeltamemError {
+  return new DeltamemError("unsupported", `${at}: ${what} cannot be read; only ${instead} can.`);
 }
 
 // ---- tools and formats ----------------------------------------------------------------------------

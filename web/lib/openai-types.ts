@@ -69,6 +69,8 @@ interface CreateParamsBase {
   parallel_tool_calls?: boolean | null;
   /** `"none"` switches thinking off, every other effort on. */
   reasoning_effort?: string | null;
+  /** As vLLM and llama.cpp take it; `reasoning_effort` goes before it. */
+  chat_template_kwargs?: { enable_thinking?: boolean | null } | null;
   /** Only 1. */
   n?: number | null;
   stream_options?: { include_usage?: boolean } | null;

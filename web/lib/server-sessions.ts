@@ -29,7 +29,7 @@ import type { Ask, ServerApi, ServerMemory, ServerModel } from "./server-api.js"
 import { Reply, requestBody } from "./server-turn.js";
 import { Steps, memoryStep, questionIn } from "./steps.js";
 import { isSealedFile, openFile, sealFile } from "./vault.js";
-import type { ModelInfo, ModelTurn } from "./wasm.js";
+import type { ModelInfo, ModelTurn, ToolFormat } from "./wasm.js";
 
 /** What the server allows as a profile's name. */
 const PROFILE = /^[a-z0-9_-]{1,64}$/;
@@ -178,6 +178,7 @@ class ServerSession {
   #steps = new Steps();
   #use: Use = "kept";
   #isThinking: boolean | null;
+  #toolFormat: ToolFormat = "template";
   #usage = 0;
   #generation = 0;
 
@@ -198,6 +199,7 @@ class ServerSession {
     copy.isPaused = this.isPaused;
     copy.#use = this.#use;
     copy.#isThinking = this.#isThinking;
+    copy.#toolFormat = this.#toolFormat;
     copy.#usage = this.#usage;
     copy.#generation = this.#generation;
     return copy;
@@ -248,6 +250,7 @@ class ServerSession {
     const use = this.#use === "none" ? "none" : isWritten ? "kept" : "read";
     const { turn, generation, calls } = await this.#answer(messages, request, use, signal, notify);
     this.#isThinking = request.settings.thinking ?? this.#isThinking;
+    this.#toolFormat = request.settings.toolFormat ?? this.#toolFormat;
     const question = request.isHistory ? questionIn(messages) : request.messages;
     this.#steps.push({
       kind: "turn",
@@ -458,6 +461,7 @@ class ServerSession {
       model: this.#model.id,
       tools: tools ?? this.#begin.tools,
       thinking: settings.thinking ?? this.#isThinking,
+      toolFormat: settings.toolFormat ?? this.#toolFormat,
       hasMemory: use !== "none",
     });
     const ask: Ask = { body, signal, isWritten: use === "kept" };

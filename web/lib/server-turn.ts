@@ -2,13 +2,14 @@
 import { DeltamemError } from "./errors.js";
 import type { Message, MessageToolCall, Piece, ToolDescription } from "./protocol.js";
 import { wireMessages } from "./server-api.js";
-import type { Constraint, Gauge, ModelTurn, ModelTurnOptions, StopReason } from "./wasm.js";
+import type { Constraint, Gauge, ModelTurn, ModelTurnOptions, StopReason, ToolFormat } from "./wasm.js";
 
 /** What of a session goes into each of its requests. */
 export interface Around {
   model: string;
   tools: ToolDescription[];
   thinking: boolean | null;
+  toolFormat: ToolFormat;
   hasMemory: boolean;
 }
 
@@ -41,6 +42,8 @@ export function requestBody(messages: Message[], settings: ModelTurnOptions, aro
       memory: around.hasMemory,
       gauges: gauges ?? false,
       overflow: overflow ?? "evict",
+      // a server of before knows no such field
+      ...(around.toolFormat !== "template" && { tool_format: around.toolFormat }),
       ...(constraint?.kind === "regex" && { regex: constraint.pattern }),
     },
   };

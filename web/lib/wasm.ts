@@ -118,7 +118,15 @@ export interface TurnSettings {
   overflow?: "evict" | "error";
   /** Switches thinking for this turn and the following. */
   thinking?: boolean;
+  /** How the model is told of tools, and calls them; for this turn and the following. */
+  toolFormat?: ToolFormat;
 }
+
+/**
+ * As the model's template does it by itself, as JSON in `<tool_call>` (SmolLM3's `xml_tools`), or as
+ * Python in `<code>` (`python_tools`), which is refused where the template does not know it.
+ */
+export type ToolFormat = "template" | "xml" | "python";
 
 /** The options of a turn, as JSON. */
 export interface ModelTurnOptions extends TurnSettings {

@@ -82,6 +82,15 @@ test("settings reach the session under its own names", async () => {
   assert.deepEqual(calls[0].history, [{ role: "user", content: "Hello." }]);
 });
 
+test("the template's switch for thinking is read, and no other variable", async () => {
+  const { create, calls } = client();
+  await create({ ...hello, chat_template_kwargs: { enable_thinking: true } });
+  await create({ ...hello, chat_template_kwargs: { enable_thinking: true }, reasoning_effort: "none" });
+  await create({ ...hello, chat_template_kwargs: null });
+  assert.deepEqual(calls.map(({ options }) => options.thinking), [true, false, undefined]);
+  await rejectsWith("unsupported", create({ ...hello, chat_template_kwargs: { xml_tools: [] } }));
+});
+
 test("null and absent settings leave the session's own", async () => {
   const { create, calls } = client();
   await create({ ...hello, temperature: null, stop: null, seed: undefined, response_format: { type: "text" } });

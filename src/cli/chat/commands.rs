@@ -7,6 +7,7 @@ use super::super::output::{bytes, put, table};
 use super::super::talk::{check, now_ms, per_second};
 use super::{Chat, Input};
 use anyhow::{Result, anyhow, bail};
+use deltamem::chat::{Message, Role};
 use deltamem::memory_file::MemoryFile;
 use deltamem::session::TurnOptions;
 use deltamem::store::{read_memory, write_memory};
@@ -28,6 +29,7 @@ const HELP: &str = "\
 /readonly on|off    the same
 /save [FILE]        save now, or into a file
 /load FILE          take the memory from a file
+/result TEXT        answer a tool's call with what the tool says (see --tools)
 /think on|off       let the model think before it answers
 /set [NAME VALUE]   show or change temperature, top_k, top_p, min_p, repeat_penalty, seed,
                     max_tokens, stop
@@ -60,6 +62,9 @@ impl Chat {
             ("save", "") => self.save_now().await?,
             ("save", path) => self.export(Path::new(path)).await?,
             ("load", path) if !path.is_empty() => self.load(Path::new(path)).await?,
+            ("result", text) if !text.is_empty() => {
+                self.answer(Message::new(Role::Tool, text)).await?;
+            }
             ("think", "on") => self.session.set_enable_thinking(Some(true)),
             ("think", "off") => self.session.set_enable_thinking(Some(false)),
             ("set", "") => put!("{}", settings(&self.turn_options))?,

@@ -14,6 +14,7 @@ use super::{Usage, error_line, is_broken_pipe};
 use anyhow::{Context, Result};
 use clap::Args;
 use deltamem::Error;
+use deltamem::chat::{Message, Role};
 use deltamem::memory_file::{MemoryFile, MemoryIdentity};
 use deltamem::session::{Overflow, Session, Turn, TurnOptions};
 use input::{Input, Line};
@@ -69,9 +70,10 @@ struct Chat {
 }
 
 impl Chat {
-    async fn new(session: Session, options: &ChatOptions) -> Result<Chat> {
+    async fn new(mut session: Session, options: &ChatOptions) -> Result<Chat> {
         let mut turn_options = session.default_turn_options();
         options.talk.apply(&mut turn_options)?;
+        options.talk.tell_tools(&mut session)?;
         // `/readonly` and `/resume` go through the session's own switch
         turn_options.write_enabled = true;
         // a conversation has no end: what leaves the context stays in the memory
@@ -152,6 +154,10 @@ impl Chat {
         };
         let n_messages = messages.len();
         if n_messages > 0 {
+            // of the day on which it began: another one is another header
+            if let Some(day) = keeper.days().of(&messages) {
+                self.session.begin(Vec::new(), day).await?;
+            }
             self.session.resume(messages).await?;
         }
         Ok(n_messages)
@@ -197,15 +203,20 @@ impl Chat {
         Ok(ExitCode::from(u8::from(is_failure)))
     }
 
-    /// One turn, shown as it comes, and saved.
+    /// Answers a user's text.
     async fn say(&mut self, text: &str) -> Result<()> {
+        self.answer(Message::new(Role::User, text)).await
+    }
+
+    /// One turn, shown as it comes, and saved.
+    async fn answer(&mut self, message: Message) -> Result<()> {
         if !self.has_fixed_seed {
             self.turn_options.sampling.seed = random_seed();
         }
         let replying = Replying::begin(self.session.canceller());
         let mut printer = Printer::new();
-        let turn =
-            self.session.ask(text, &self.turn_options, &mut |piece| printer.piece(piece)).await?;
+        let mut on_piece = |piece: &_| printer.piece(piece);
+        let turn = self.session.turn(vec![message], &self.turn_options, &mut on_piece).await?;
         drop(replying);
         let printed = printer.finish();
         // a turn that wrote nothing needs no snapshot
@@ -223,7 +234,11 @@ impl Chat {
     async fn save(&mut self) -> Result<()> {
         if let Some(keeper) = &mut self.keeper {
             let mut file = self.session.memory(now_ms()).await?;
-            keeper.save(&mut file, self.session.messages()).context("the memory was not saved")?;
+            let messages = self.session.messages();
+            keeper.save(&mut file, messages).context("the memory was not saved")?;
+            let mut days = keeper.days();
+            days.note(messages, self.session.date());
+            keeper.save_days(&mut days).context("the day of the conversation was not saved")?;
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use super::queue::{Gone, Queue};
 use super::reply::{Report, Sink};
 use super::request::{ChatRequest, OnOverflow};
 use super::turns::{KnownTurns, digests, n_common, n_questions, n_system};
+use crate::cli::days::Days;
 use crate::cli::keeper::Keeper;
 use crate::cli::output::note;
 use crate::cli::talk::{check, now_ms, random_seed, today};
@@ -62,6 +63,8 @@ pub struct ChatJob {
 struct Profile {
     /// What this server has read, or was told to leave alone; survives forgetting until it ends.
     turns: KnownTurns,
+    /// When its conversations began.
+    days: Days,
     /// The memory as it was last seen on disk.
     file: Option<MemoryFile>,
     /// Rises with use.
@@ -120,7 +123,8 @@ impl Host {
         }
         match block_on(self.answer(&request, &profile, is_written, gone, &mut sink)) {
             Ok((turn, generation)) => {
-                sink.finish(&Report { turn: &turn, profile: &profile, generation });
+                let date = self.session.date();
+                sink.finish(&Report { turn: &turn, profile: &profile, generation, date });
             }
             Err(error) => sink.fail(error),
         }
@@ -145,11 +149,9 @@ impl Host {
         let chain = digests(history);
         let n_settled = self.profile(profile).turns.n_settled(history);
         let choice = self.conversations.choose(profile, history, &chain);
-        let is_going_on = self.enter(&choice, profile, history, n_settled, file.as_ref()).await?;
+        let is_going_on = self.enter(&choice, profile, request, n_settled, file.as_ref()).await?;
         let before = self.conversations.current().map(|c| c.digests.clone()).unwrap_or_default();
 
-        self.session.set_enable_thinking(request.settings.thinking.or(self.thinking));
-        self.session.set_tools(request.tools.clone())?;
         let mut on_piece = |piece: &_| match gone.is_gone() {
             true => ControlFlow::Break(()),
             false => sink.piece(piece),
@@ -177,6 +179,8 @@ impl Host {
             turns.remove(&before[n_common(&before, &chain)..]);
         }
         turns.add(read.iter().copied());
+        let day = self.session.date();
+        self.profile(profile).days.note(&whole, day);
         let saved = match (&mut keeper, is_written) {
             (Some(keeper), true) => match self.save(profile, keeper).await {
                 Ok(saved) => Some(saved),
@@ -236,13 +240,17 @@ impl Host {
                 note!("profile {name}: turns of before are not known: {error}");
                 Vec::new()
             });
-            self.profile(name).turns.add(turns);
+            let days = keeper.days();
+            let entry = self.profile(name);
+            entry.turns.add(turns);
+            entry.days = days;
         }
         let profile = self.profile(name);
         let is_forgotten = profile.file.is_some() && found.file.is_none();
         profile.file.clone_from(&found.file);
         if is_forgotten {
             profile.turns.forget();
+            profile.days.forget();
             self.conversations.drop_profile(name);
         }
         Ok(found.file)
@@ -254,12 +262,15 @@ impl Host {
         &mut self,
         choice: &Choice,
         profile: &str,
-        history: &[Message],
+        request: &ChatRequest,
         n_settled: usize,
         file: Option<&MemoryFile>,
     ) -> Result<bool, ApiError> {
+        let history = &request.history;
         let is_new = matches!(choice, Choice::New);
         self.conversations.switch(choice, &mut self.session).await?;
+        // before anything is rendered: the request before may have told of other tools
+        self.tell_template(Some(request))?;
         let held = self.conversations.current().and_then(|current| current.memory.as_ref());
         // a memory that was never saved is the empty one
         let is_same = !is_new && held == file;
@@ -269,7 +280,8 @@ impl Host {
         if is_new {
             let settled = history[..n_settled].to_vec();
             let digests = digests(&settled);
-            self.session.begin(settled, today()).await?;
+            let day = self.profile(profile).days.of(history).unwrap_or_else(today);
+            self.session.begin(settled, day).await?;
             self.conversations.begin(Conversation {
                 profile: profile.into(),
                 system: history[..n_system(history)].to_vec(),
@@ -282,6 +294,24 @@ impl Host {
             current.memory = file.cloned();
         }
         Ok(is_same)
+    }
+
+    /// What the template is told beside the messages; without a request nothing.
+    fn tell_template(&mut self, request: Option<&ChatRequest>) -> Result<(), ApiError> {
+        let (thinking, tools, format, variables) = match request {
+            Some(request) => (
+                request.settings.thinking,
+                request.tools.clone(),
+                request.extension.tool_format,
+                request.variables.clone(),
+            ),
+            None => Default::default(),
+        };
+        self.session.set_enable_thinking(thinking.or(self.thinking));
+        self.session.set_tools(tools)?;
+        self.session.set_tool_format(format);
+        self.session.set_template_variables(variables)?;
+        Ok(())
     }
 
     /// Puts a memory, or the empty one, into the model.
@@ -308,6 +338,9 @@ impl Host {
         if let Err(error) = keeper.save_turns(&turns) {
             // the memory is saved; after a restart a history may be read once more
             note!("profile {profile}: the list of turns was not saved: {error:#}");
+        }
+        if let Err(error) = keeper.save_days(&mut self.profile(profile).days) {
+            note!("profile {profile}: the list of days was not saved: {error:#}");
         }
         Ok(file)
     }
@@ -350,6 +383,7 @@ impl Host {
             let entry = self.profile(profile);
             entry.file = None;
             entry.turns.forget();
+            entry.days.forget();
             self.session.forget_prefixes().await?;
         }
         if is_replaced {
@@ -370,6 +404,7 @@ impl Host {
         let file = self.see(profile, Some(&mut keeper))?;
         self.conversations.switch(&Choice::New, &mut self.session).await?;
         self.put(file.as_ref()).await?;
+        self.tell_template(None)?;
         self.session.begin(Vec::new(), today()).await?;
         let n_tokens = self.session.write_text(text).await?;
         let saved = self.save(profile, &mut keeper).await?;

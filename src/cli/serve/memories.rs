@@ -232,6 +232,7 @@ pub fn change(
             let transcript = memory.transcript(file.header.counters.generation)?;
             writer.save(&mut file, transcript.as_ref())?;
             writer.save_turns(&memory.turns()?)?;
+            writer.save_days(&memory.days()?)?;
             return Ok(described(&to, &file));
         }
         MemoryTask::Forget => {

@@ -13,7 +13,7 @@ mod page;
 mod queue;
 mod reply;
 mod request;
-mod turns;
+pub(super) mod turns;
 
 use super::Usage;
 use super::options::{ModelOptions, RunOptions, engine_name};

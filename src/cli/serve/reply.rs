@@ -5,7 +5,7 @@ use super::api_error::ApiError;
 use super::queue::Ticket;
 use super::{Job, random_id};
 use axum::response::sse::Event;
-use deltamem::chat::ThinkPiece;
+use deltamem::chat::{CivilDate, ThinkPiece};
 use deltamem::session::{StopReason, Turn};
 use futures_channel::{mpsc, oneshot};
 use futures_core::Stream;
@@ -43,6 +43,8 @@ pub struct Report<'a> {
     pub profile: &'a str,
     /// The generation that holds what was written; `None` if nothing was saved.
     pub generation: Option<u64>,
+    /// The day in the conversation's header.
+    pub date: CivilDate,
 }
 
 impl Report<'_> {
@@ -92,6 +94,7 @@ impl Report<'_> {
     fn details(&self) -> Value {
         json!({
             "stop_reason": self.turn.stop_reason,
+            "date": self.date.to_string(),
             "prompt_seconds": self.turn.prompt_time.as_secs_f64(),
             "decode_seconds": self.turn.decode_time.as_secs_f64(),
             "gauges": self.turn.gauges,

@@ -3,7 +3,7 @@
 //! package reads the same (`web/lib/openai-request.ts`).
 
 use super::api_error::ApiError;
-use deltamem::chat::{Message, Role, ToolCall};
+use deltamem::chat::{Message, Role, ToolCall, ToolFormat, check_variables};
 use deltamem::constraint::Constraint;
 use deltamem::session::TurnOptions;
 use serde::Deserialize;
@@ -20,6 +20,8 @@ pub struct ChatRequest {
     pub history: Vec<Message>,
     /// In OpenAI's wrapping.
     pub tools: Vec<Value>,
+    /// Further variables of the model's template, SmolLM3's own lists of tools among them.
+    pub variables: Map<String, Value>,
     pub settings: Settings,
     pub extension: Extension,
     pub is_streamed: bool,
@@ -38,6 +40,8 @@ pub struct Extension {
     pub overflow: OnOverflow,
     /// A regular expression for the whole reply.
     regex: Option<String>,
+    /// How the model is told of `tools`, and calls them.
+    pub tool_format: ToolFormat,
 }
 
 /// What a full window does.
@@ -53,7 +57,13 @@ pub enum OnOverflow {
 
 impl Default for Extension {
     fn default() -> Extension {
-        Extension { memory: true, gauges: false, overflow: OnOverflow::Evict, regex: None }
+        Extension {
+            memory: true,
+            gauges: false,
+            overflow: OnOverflow::Evict,
+            regex: None,
+            tool_format: ToolFormat::Template,
+        }
     }
 }
 
@@ -142,8 +152,22 @@ pub fn read_request(body: &[u8]) -> Result<ChatRequest, ApiError> {
         }
         settings.constraint = Some(Constraint::Regex(pattern.clone()));
     }
+    let mut variables = read_variables(&given)?;
     let Tools { described: tools, forced, max_calls } = read_tool_use(&given)?;
-    if settings.constraint.is_some() && !tools.is_empty() {
+    if given.get("tool_choice").is_some_and(|choice| choice == "none") {
+        TOOL_VARIABLES.iter().for_each(|name| drop(variables.remove(*name)));
+    }
+    let has_own_tools = TOOL_VARIABLES.iter().any(|name| variables.contains_key(*name));
+    if variables.contains_key("xml_tools") && !tools.is_empty() {
+        let message = "`chat_template_kwargs.xml_tools` and `tools` are the same list twice";
+        return Err(ApiError::parameter(KWARGS, message));
+    }
+    if forced.is_some() && extension.tool_format == ToolFormat::Python {
+        let message = "a call that is required is held to JSON; it cannot be asked for in the \
+                       tool format python";
+        return Err(ApiError::unsupported("tool_choice", message));
+    }
+    if settings.constraint.is_some() && (has_own_tools || !tools.is_empty()) {
         let message = "a reply that is held to a schema cannot call tools; ask without the schema \
                        as long as tools are wanted, then once more with it and `tool_choice: \
                        \"none\"`";
@@ -155,6 +179,7 @@ pub fn read_request(body: &[u8]) -> Result<ChatRequest, ApiError> {
         model: text(&given, "model")?,
         history: read_messages(get("messages"))?,
         tools,
+        variables,
         settings,
         extension,
         is_streamed: flag(&given, "stream")?.unwrap_or(false),
@@ -288,23 +313,40 @@ fn read_stop(given: &Given) -> Result<Vec<String>, ApiError> {
     texts.iter().map(read).collect()
 }
 
-/// OpenAI's `reasoning_effort`, or what vLLM and llama.cpp pass to the template.
+/// What vLLM, SGLang and llama.cpp pass to the template.
+const KWARGS: &str = "chat_template_kwargs";
+/// SmolLM3's own lists of tools, for its two formats of calls.
+const TOOL_VARIABLES: [&str; 2] = ["xml_tools", "python_tools"];
+
+/// OpenAI's `reasoning_effort`, or the template's own switch.
 fn read_thinking(given: &Given) -> Result<Option<bool>, ApiError> {
     if let Some(effort) = text(given, "reasoning_effort")? {
         return Ok(Some(effort != "none"));
     }
-    let name = "chat_template_kwargs";
-    match present(given, name) {
-        None => Ok(None),
-        Some(Value::Object(arguments)) => {
-            if let Some(other) = arguments.keys().find(|key| *key != "enable_thinking") {
-                let message = format!("`{name}.{other}` is not known; only enable_thinking is");
-                return Err(ApiError::unsupported(name, message));
-            }
-            flag(arguments, "enable_thinking").map_err(|error| error.with_param(name))
+    let Some(Value::Object(variables)) = present(given, KWARGS) else { return Ok(None) };
+    flag(variables, "enable_thinking").map_err(|error| error.with_param(KWARGS))
+}
+
+/// All but the switch for thinking. A variable that the template does not read changes nothing, as
+/// elsewhere.
+fn read_variables(given: &Given) -> Result<Given, ApiError> {
+    let mut variables = match present(given, KWARGS) {
+        None => return Ok(Map::new()),
+        Some(Value::Object(variables)) => variables.clone(),
+        Some(value) => return Err(wrong(KWARGS, value, "an object")),
+    };
+    variables.remove("enable_thinking");
+    for name in TOOL_VARIABLES {
+        // none is how a caller says that there are none
+        if variables
+            .get(name)
+            .is_some_and(|tools| tools.is_null() || *tools == Value::Array(vec![]))
+        {
+            variables.remove(name);
         }
-        Some(value) => Err(wrong(name, value, "an object")),
     }
+    check_variables(&variables).map_err(|error| ApiError::from(error).with_param(KWARGS))?;
+    Ok(variables)
 }
 
 fn read_format(given: &Given) -> Result<Option<Constraint>, ApiError> {
@@ -452,7 +494,9 @@ fn read_message(message: &Value, at: &str) -> Result<Message, ApiError> {
     let mut read = Message::new(role, content);
     match role {
         Role::Assistant => {
-            read.reasoning = string("reasoning_content").filter(|text| !text.is_empty());
+            // the second name is newer vLLM's
+            let thoughts = string("reasoning_content").or_else(|| string("reasoning"));
+            read.reasoning = thoughts.filter(|text| !text.is_empty());
             read.tool_calls = read_calls(given.get("tool_calls"), at)?;
         }
         Role::Tool => {

@@ -54,7 +54,6 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         ("frequency_penalty", json!(0.5)),
         ("logit_bias", json!({ "1": 2 })),
         ("audio", json!({})),
-        ("chat_template_kwargs", json!({ "other": 1 })),
     ] {
         assert_eq!(refused(json!({ name: value })), ("unsupported".into(), name.into()));
     }
@@ -82,6 +81,52 @@ fn what_cannot_be_honoured_is_refused_by_name() {
     }
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     assert!(read_request(deep.as_bytes()).is_err());
+}
+
+#[test]
+fn variables_of_the_template_are_passed_on() {
+    let kwargs = |value: Value| json!({ "chat_template_kwargs": value });
+    let tool = json!({ "name": "now" });
+    let given = json!({
+        "enable_thinking": true, "xml_tools": null, "python_tools": [tool, "def f(): ..."],
+        "custom_instructions": "Be kind.",
+    });
+    let request = read(kwargs(given)).unwrap();
+    assert_eq!(request.settings.thinking, Some(true));
+    let expected =
+        json!({ "python_tools": [tool, "def f(): ..."], "custom_instructions": "Be kind." });
+    assert_eq!(Value::Object(request.variables), expected);
+    for (given, code) in [
+        (json!(1), "invalid_value"),
+        (json!({ "enable_thinking": "yes" }), "invalid_value"),
+        (json!({ "messages": [] }), "setting"),
+        (json!({ "tools": [] }), "setting"),
+        (json!({ "xml_tools": "now" }), "setting"),
+    ] {
+        assert_eq!(refused(kwargs(given)), (code.into(), "chat_template_kwargs".into()));
+    }
+    // the two formats of tools, OpenAI's list in either
+    let wrapped = json!({ "type": "function", "function": tool });
+    let with = |name: &str, value: Value| {
+        let mut body = kwargs(json!({ "python_tools": [tool] }));
+        body["tools"] = json!([wrapped]);
+        body[name] = value;
+        body
+    };
+    let both = read(with("n", json!(1))).unwrap();
+    assert_eq!((both.tools.len(), both.variables.len()), (1, 1));
+    let none = read(with("tool_choice", json!("none"))).unwrap();
+    assert_eq!((none.tools.len(), none.variables.len()), (0, 0));
+    let twice = with("chat_template_kwargs", json!({ "xml_tools": [tool] }));
+    assert_eq!(refused(twice).1, "chat_template_kwargs");
+    let schema = with("response_format", json!({ "type": "json_object" }));
+    assert_eq!(refused(schema).1, "response_format");
+    let python = json!({ "tools": [wrapped], "deltamem": { "tool_format": "python" } });
+    assert_eq!(read(python.clone()).unwrap().extension.tool_format, ToolFormat::Python);
+    let mut forced = python;
+    forced["tool_choice"] = json!("required");
+    assert_eq!(refused(forced).1, "tool_choice");
+    assert_eq!(refused(json!({ "deltamem": { "tool_format": "yaml" } })).1, "deltamem");
 }
 
 #[test]

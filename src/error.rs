@@ -81,6 +81,9 @@ pub enum Error {
     /// The device refused a command.
     #[error("GPU: {reason}")]
     Gpu { reason: String },
+    /// Another engine that was to be measured beside this one does not do its part.
+    #[error("{name}: {reason}")]
+    Peer { name: String, reason: String },
     /// Another program holds this store.
     #[error("{} is in use by another process", path.display())]
     Locked { path: PathBuf },
@@ -115,6 +118,7 @@ impl Error {
             Error::OutOfMemory { .. } => "out_of_memory",
             Error::DeviceLost { .. } => "device_lost",
             Error::Gpu { .. } => "gpu",
+            Error::Peer { .. } => "peer",
             Error::Locked { .. } => "locked",
             #[cfg(not(target_arch = "wasm32"))]
             Error::Hub(error) => error.code(),

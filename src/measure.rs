@@ -5,6 +5,7 @@
 //! …. What one round was slowed down by, all of it was.
 
 mod host;
+pub mod peer;
 pub mod report;
 pub mod roofline;
 pub mod runs;
@@ -12,6 +13,7 @@ mod work;
 mod write_mode;
 
 pub use host::HostMemory;
+pub use peer::{Peer, PeerAbout};
 pub use report::{About, Report};
 pub use write_mode::WriteMode;
 
@@ -23,7 +25,8 @@ use crate::gpu::Counters;
 use crate::loaded::{Device, load_engine};
 use crate::model::{LoadOptions, context_window};
 use crate::weights::TensorSource;
-use report::{FirstToken, KernelRow, LeftOut, Memory, Rate};
+use peer::Rival;
+use report::{FirstToken, KernelRow, LeftOut, Memory, PeerReport, Rate};
 use roofline::Limits;
 use web_time::{Duration, Instant};
 use work::Work;
@@ -107,17 +110,20 @@ struct Measured {
     counters: Option<Counters>,
     /// At best, for the whole run.
     limit_seconds: Option<f64>,
+    /// A peer's of the same rounds, one a round, for as many tokens.
+    peer_seconds: Vec<f64>,
 }
 
-/// Measures a model. `tell` hears what is being done.
+/// Measures a model, and in the same rounds a peer. `tell` hears what is being done.
 ///
 /// # Errors
-/// [`Error::Setting`] without modes or runs; those of loading and of the device.
+/// [`Error::Setting`] without modes or runs; those of loading, of the device and of the peer.
 pub async fn measure(
     subject: &Subject<'_>,
     device: &Device,
     load: &LoadOptions,
     settings: &Settings,
+    peer: Option<&mut dyn Peer>,
     tell: &mut dyn FnMut(&str),
 ) -> Result<Report> {
     if settings.modes.is_empty() || settings.runs == 0 || settings.decode_tokens == 0 {
@@ -156,46 +162,67 @@ pub async fn measure(
         report.limits = Some(roofline::limits(gpu).await?);
     }
 
+    let rival = match peer {
+        Some(peer) => {
+            tell(&format!("warming up {}", peer.about().name));
+            Some(Rival::new(peer, window_of(&first)).await?)
+        }
+        None => None,
+    };
     let room = settings.max_loaded_bytes / first.print.total().max(1);
     report.is_interleaved = room >= settings.modes.len() as u64;
     let rest = settings.modes[1..].iter().copied();
-    let mut measured = Vec::new();
-    if report.is_interleaved {
+    let mut found = Found { report, measured: Vec::new(), rival };
+    if found.report.is_interleaved {
         let mut candidates = vec![first];
         for mode in rest {
             tell(&format!("loading {}", mode.name()));
             candidates.push(candidate(subject, device, &load, mode).await?);
         }
-        let budget = settings.budget;
-        measure_group(&mut candidates, settings, budget, &mut report, &mut measured, tell).await?;
+        measure_group(&mut candidates, settings, settings.budget, &mut found, tell).await?;
         let with_memory = candidates.iter().position(|c| c.mode != WriteMode::Off).unwrap_or(0);
-        report.kernels = kernel_times(&mut candidates[with_memory], settings).await?;
+        found.report.kernels = kernel_times(&mut candidates[with_memory], settings).await?;
     } else {
         let budget = settings.budget / settings.modes.len() as u32;
         let mut group = vec![first];
-        measure_group(&mut group, settings, budget, &mut report, &mut measured, tell).await?;
+        measure_group(&mut group, settings, budget, &mut found, tell).await?;
         for mode in rest {
             group.clear();
             tell(&format!("loading {}", mode.name()));
             group.push(candidate(subject, device, &load, mode).await?);
-            measure_group(&mut group, settings, budget, &mut report, &mut measured, tell).await?;
+            measure_group(&mut group, settings, budget, &mut found, tell).await?;
         }
-        report.kernels = kernel_times(&mut group[0], settings).await?;
+        found.report.kernels = kernel_times(&mut group[0], settings).await?;
     }
-    report.per_token = measured
-        .iter()
-        .filter(|m| m.counters.is_some())
-        .min_by_key(|m| m.mode == WriteMode::Off)
-        .and_then(report::PerToken::of);
-    for m in &measured {
-        let off = measured.iter().find(|o| o.task == m.task && o.mode == WriteMode::Off);
-        let rate = Rate::of(m, off);
-        match m.task {
-            Task::Prefill(_) => report.prefill.push(rate),
-            Task::Decode(_) => report.decode.push(rate),
+    Ok(found.into_report())
+}
+
+/// What is found on the way to a report.
+struct Found<'a> {
+    report: Report,
+    measured: Vec<Measured>,
+    rival: Option<Rival<'a>>,
+}
+
+impl Found<'_> {
+    fn into_report(self) -> Report {
+        let Found { mut report, measured, rival } = self;
+        report.per_token = measured
+            .iter()
+            .filter(|m| m.counters.is_some())
+            .min_by_key(|m| m.mode == WriteMode::Off)
+            .and_then(report::PerToken::of);
+        for m in &measured {
+            let off = measured.iter().find(|o| o.task == m.task && o.mode == WriteMode::Off);
+            let rate = Rate::of(m, off);
+            match m.task {
+                Task::Prefill(_) => report.prefill.push(rate),
+                Task::Decode(_) => report.decode.push(rate),
+            }
         }
+        report.peers = rival.iter().map(|rival| PeerReport::of(rival.about(), &measured)).collect();
+        report
     }
-    Ok(report)
 }
 
 /// Positions that everything wanted needs, as far as the model has them.
@@ -275,10 +302,10 @@ async fn measure_group(
     group: &mut [Candidate],
     settings: &Settings,
     budget: Duration,
-    report: &mut Report,
-    measured: &mut Vec<Measured>,
+    found: &mut Found<'_>,
     tell: &mut dyn FnMut(&str),
 ) -> Result<()> {
+    let Found { report, measured, rival } = found;
     tell("warming up");
     // the first run of each form finishes compiling
     for candidate in group.iter_mut().filter(|c| c.decode_seconds_per_token == 0.0) {
@@ -294,11 +321,12 @@ async fn measure_group(
         let is_first = !measured.iter().any(|m| {
             group.iter().any(|c| c.mode == m.mode) && m.task.is_prefill() == task.is_prefill()
         });
-        match planned(task, group, settings, left, is_first) {
+        match planned(task, group, rival.as_ref(), settings, left, is_first) {
             Ok((task, n_tokens)) => {
                 tell(&format!("measuring {}", task.name()));
                 let runs = Runs { task, n_tokens, started, budget, n: settings.runs };
-                measured.extend(rounds(group, &runs, report.limits.as_ref()).await?);
+                let limits = report.limits.as_ref();
+                measured.extend(rounds(group, rival.as_mut(), &runs, limits).await?);
                 if task.is_prefill() && !settings.prefill.contains(&task.size()) {
                     let asked = settings.prefill.iter().min().copied().unwrap_or(0);
                     report.left_out.push(LeftOut::new(
@@ -355,13 +383,16 @@ impl Task {
 fn planned(
     task: Task,
     group: &[Candidate],
+    rival: Option<&Rival<'_>>,
     settings: &Settings,
     left: f64,
     is_first: bool,
 ) -> std::result::Result<(Task, usize), String> {
     let window = group.iter().map(window_of).min().unwrap_or(0);
-    let prefill: f64 = group.iter().map(|c| c.prefill_seconds_per_token).sum();
-    let decode: f64 = group.iter().map(|c| c.decode_seconds_per_token).sum();
+    let prefill = group.iter().map(|c| c.prefill_seconds_per_token);
+    let prefill: f64 = prefill.chain(rival.map(Rival::prefill_seconds_per_token)).sum();
+    let decode = group.iter().map(|c| c.decode_seconds_per_token);
+    let decode: f64 = decode.chain(rival.map(Rival::decode_seconds_per_token)).sum();
     let too_long = |seconds: f64| Err(format!("a round would take about {seconds:.0} s"));
     match task {
         Task::Prefill(n) if n > window => Err(format!("the context has {window} tokens")),
@@ -405,9 +436,10 @@ struct Runs {
     n: usize,
 }
 
-/// Runs every candidate in turns, as often as the budget allows and at least once.
+/// Runs every candidate and the peer in turns, as often as the budget allows and at least once.
 async fn rounds(
     group: &mut [Candidate],
+    mut rival: Option<&mut Rival<'_>>,
     runs: &Runs,
     limits: Option<&Limits>,
 ) -> Result<Vec<Measured>> {
@@ -427,6 +459,7 @@ async fn rounds(
             seconds: Vec::new(),
             counters: None,
             limit_seconds: limits.map(|limits| limit_of(candidate, limits)),
+            peer_seconds: Vec::new(),
         })
         .collect();
     let begin = Instant::now();
@@ -453,6 +486,10 @@ async fn rounds(
                 }
             };
             measured.seconds.push(seconds);
+        }
+        if let Some(rival) = &mut rival {
+            let seconds = rival.run(runs.task, runs.n_tokens).await?;
+            measured.iter_mut().for_each(|measured| measured.peer_seconds.push(seconds));
         }
     }
     Ok(measured)

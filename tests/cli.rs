@@ -4,7 +4,7 @@
 
 mod common;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -428,6 +428,76 @@ fn bench_makes_a_model_up_once() {
     std::fs::write(&file, "mine").expect("a file");
     home.run(&arguments).expect(2).err_has("another file");
     assert_eq!(std::fs::read(&file).expect("a file"), b"mine");
+}
+
+/// A Python that is a script of the shell.
+#[cfg(unix)]
+fn fake_python(home: &Home, script: &str) -> String {
+    use std::os::unix::fs::PermissionsExt;
+    let path = home.path("python");
+    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("a file");
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("its mode");
+    path.to_str().expect("a plain name").into()
+}
+
+#[cfg(unix)]
+#[test]
+fn bench_runs_llama_cpp_in_the_same_rounds() {
+    let home = Home::new();
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gguf/smollm3.gguf");
+    // what it is asked comes back in a file, and it says that everything takes 2 s
+    let python = fake_python(
+        &home,
+        r#"shift 2; echo "$@" > "$0.asked"
+        echo '{"about": {"name": "llama.cpp", "version": "0", "engine": "fake"}}'
+        while read -r q; do echo "$q" >> "$0.asked"; echo '{"seconds": 2}'; done"#,
+    );
+    let arguments = |against, more: &[&'static str]| {
+        let all = ["bench", "--cpu", "--against", against, "--prefill", "4", "--contexts", "3"];
+        let rest = ["--decode", "2", "--runs", "2", "--delta", "off,tsw", "--python"];
+        let mut all = [&all[..], &rest, &[python.as_str(), "--model", model]].concat();
+        all.extend(more);
+        all.into_iter().map(String::from).collect::<Vec<String>>()
+    };
+    let report = home.run(&arguments("llama-cpp", &["--json"])).ok().json();
+    let peer = &report["peers"][0];
+    assert_eq!(peer["name"], "llama.cpp");
+    let (prefill, decode) = (&peer["prefill"][0], &peer["decode"][0]);
+    assert_eq!((&prefill["tokens"], &prefill["tok_s"]), (&json!(4), &json!(2.0)));
+    assert_eq!((&decode["context"], &decode["tok_s"]), (&json!(3), &json!(1.0)));
+    for (rate, ours) in [(prefill, &report["prefill"]), (decode, &report["decode"])] {
+        assert_eq!(rate["rounds"], 2);
+        for (ratio, ours) in
+            rate["ratios"].as_array().expect("ratios").iter().zip(ours.as_array().expect("rates"))
+        {
+            assert_eq!(ratio["delta"], ours["delta"]);
+            let range = &ours["tok_s_range"];
+            let theirs = rate["tok_s"].as_f64().expect("a number");
+            let [least, most] = [0, 1].map(|i| range[i].as_f64().expect("a number") / theirs);
+            let ratio = ratio["ratio"].as_f64().expect("a number");
+            assert!(ratio >= least * 0.999 && ratio <= most * 1.001, "{ratio}: {range}");
+        }
+    }
+    let asked = std::fs::read_to_string(home.path("python.asked")).expect("a file");
+    let mut lines = asked.lines();
+    let start = lines.next().expect("a line");
+    assert!(start.starts_with(&format!("{model} 64 ")), "{start}");
+    let lines: Vec<&str> = lines.collect();
+    let round = [r#"{"prefill":4}"#, r#"{"prefill":4}"#];
+    let decoded = [r#"{"decode":2,"context":3}"#, r#"{"decode":2,"context":3}"#];
+    assert_eq!(lines[lines.len() - 4..], [round, decoded].concat());
+    home.run(&arguments("llama-cpp", &[])).ok().out_has("llama.cpp (0; fake)");
+
+    let missing = r#"echo '{"missing": "No module named llama_cpp"}'"#;
+    fake_python(&home, missing);
+    let run = home.run(&arguments("llama-cpp", &[])).expect(1);
+    run.err_has("-m pip install llama-cpp-python==");
+    run.err_has("[peer]");
+    fake_python(&home, "exit 7");
+    home.run(&arguments("llama-cpp", &[])).expect(1).err_has("exit status: 7");
+    home.run(&arguments("onnxruntime-web", &[])).expect(2).err_has("engine-bench.mjs");
+    // the built-in model is no GGUF file
+    home.run(&["bench", "--cpu", "--against", "llama-cpp"]).expect(2).err_has("GGUF");
 }
 
 #[test]

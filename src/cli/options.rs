@@ -11,7 +11,7 @@ use deltamem::gpu::{Gpu, GpuOptions};
 use deltamem::loaded::{Device, LoadedModel, built_in, identity};
 use deltamem::memory_file::MemoryIdentity;
 use deltamem::model::{DEFAULT_CHUNK, LoadOptions};
-use deltamem::model_folder::{Adapter, ModelFolder};
+use deltamem::model_folder::{Adapter, ModelFolder, is_gguf};
 use deltamem::nano;
 use deltamem::shader::Storage;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -191,6 +191,13 @@ impl ModelOptions {
     /// The same choice of another model.
     pub fn with_model(&self, path: PathBuf) -> ModelOptions {
         ModelOptions { model: Some(path), ..self.clone() }
+    }
+
+    /// The GGUF file that was given or pulled, if the model is one; of shards the first.
+    pub fn gguf_file(&self) -> Result<Option<PathBuf>> {
+        let Some(given) = self.given() else { return Ok(None) };
+        let path = ModelPlace::of(given)?.path;
+        Ok(is_gguf(&path).then_some(path))
     }
 
     /// True for the built-in model.

@@ -1,5 +1,6 @@
 //! What a measurement found, as the program and a page print it. Owns the names and units of the JSON.
 
+use super::peer::PeerAbout;
 use super::roofline::Limits;
 use super::runs::{median, speed_ratio};
 use super::{Candidate, Measured, Settings, Task, WriteMode};
@@ -45,6 +46,8 @@ pub struct Report {
     pub first_token: Option<FirstToken>,
     pub prefill: Vec<Rate>,
     pub decode: Vec<Rate>,
+    /// Other engines that ran in the same rounds.
+    pub peers: Vec<PeerReport>,
     /// What a token of the first mode with δ-mem asks of the device; `None` for the twin.
     pub per_token: Option<PerToken>,
     pub memory_bytes: Memory,
@@ -124,6 +127,71 @@ impl Rate {
                 .map(|limit| limit / median(measured.seconds.iter().copied())),
             ratio_to_off: off.map(|off| speed_ratio(&per_token(measured), &per_token(off))),
         }
+    }
+}
+
+/// What a peer did in the rounds of this engine.
+#[derive(Debug, Serialize)]
+pub struct PeerReport {
+    #[serde(flatten)]
+    pub about: PeerAbout,
+    pub prefill: Vec<PeerRate>,
+    pub decode: Vec<PeerRate>,
+}
+
+/// The speed of one thing in a peer.
+#[derive(Debug, Serialize)]
+pub struct PeerRate {
+    /// Of the prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<usize>,
+    /// Before what was decoded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context: Option<usize>,
+    /// Median, tokens a second.
+    pub tok_s: f64,
+    /// Of the slowest and the fastest round.
+    pub tok_s_range: [f64; 2],
+    pub rounds: usize,
+    /// How often as fast this engine was.
+    pub ratios: Vec<PeerRatio>,
+}
+
+/// This engine in one mode against a peer, which has no memory.
+#[derive(Debug, Serialize)]
+pub struct PeerRatio {
+    pub delta: WriteMode,
+    /// The median over rounds; above 1 this engine is the faster.
+    pub ratio: f64,
+}
+
+impl PeerReport {
+    pub(super) fn of(about: &PeerAbout, measured: &[Measured]) -> PeerReport {
+        let mut report =
+            PeerReport { about: about.clone(), prefill: Vec::new(), decode: Vec::new() };
+        for m in measured {
+            let (tokens, context, rates) = match m.task {
+                Task::Prefill(n) => (Some(n), None, &mut report.prefill),
+                Task::Decode(n) => (None, Some(n), &mut report.decode),
+            };
+            let ratio =
+                PeerRatio { delta: m.mode, ratio: speed_ratio(&m.seconds, &m.peer_seconds) };
+            let is_same = |rate: &&mut PeerRate| (rate.tokens, rate.context) == (tokens, context);
+            if let Some(rate) = rates.iter_mut().find(is_same) {
+                rate.ratios.push(ratio);
+                continue;
+            }
+            let speeds = || m.peer_seconds.iter().map(|seconds| m.n_tokens as f64 / seconds);
+            rates.push(PeerRate {
+                tokens,
+                context,
+                tok_s: median(speeds()),
+                tok_s_range: [speeds().fold(f64::INFINITY, f64::min), speeds().fold(0.0, f64::max)],
+                rounds: m.peer_seconds.len(),
+                ratios: vec![ratio],
+            });
+        }
+        report
     }
 }
 
@@ -268,6 +336,7 @@ impl Report {
             first_token: None,
             prefill: Vec::new(),
             decode: Vec::new(),
+            peers: Vec::new(),
             per_token: None,
             memory_bytes: Memory::default(),
             memory_checks: Vec::new(),
@@ -275,5 +344,47 @@ impl Report {
             kernels: Vec::new(),
             left_out: Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn measured(task: Task, mode: WriteMode, seconds: &[f64], peer_seconds: &[f64]) -> Measured {
+        let (seconds, peer_seconds) = (seconds.to_vec(), peer_seconds.to_vec());
+        Measured {
+            task,
+            mode,
+            n_tokens: 8,
+            seconds,
+            counters: None,
+            limit_seconds: None,
+            peer_seconds,
+        }
+    }
+
+    #[test]
+    fn a_peer_is_compared_with_every_mode_round_by_round() {
+        let [name, version, engine] = ["peer", "1", "CPU"].map(String::from);
+        let about = PeerAbout { name, version, engine };
+        let peer = [2.0, 4.0, 8.0];
+        let report = PeerReport::of(
+            &about,
+            &[
+                measured(Task::Prefill(8), WriteMode::Off, &[1.0, 2.0, 1.0], &peer),
+                measured(Task::Prefill(8), WriteMode::Tsw, &[4.0, 8.0, 2.0], &peer),
+                measured(Task::Decode(8), WriteMode::Off, &[4.0], &[2.0]),
+            ],
+        );
+        let found = json!(report);
+        let ratios = json!([{ "delta": "off", "ratio": 2.0 }, { "delta": "tsw", "ratio": 0.5 }]);
+        let prefill = json!([{ "tokens": 8, "tok_s": 2.0, "tok_s_range": [1.0, 4.0], "rounds": 3,
+            "ratios": ratios }]);
+        let decode = json!([{ "context": 8, "tok_s": 4.0, "tok_s_range": [4.0, 4.0], "rounds": 1,
+            "ratios": [{ "delta": "off", "ratio": 0.5 }] }]);
+        let expected = json!({ "name": "peer", "version": "1", "engine": "CPU",
+            "prefill": prefill, "decode": decode });
+        assert_eq!(found, expected);
     }
 }

@@ -48,3 +48,22 @@ test("a page and the program report the same", async () => {
   assert.ok(report.per_token.dispatches > 10);
   assert.equal(report.per_token.bind_groups_created, 0);
 });
+
+test("a peer in the page runs in the same rounds", async () => {
+  const names = (await readdir(FOLDER)).filter((name) => /\.(json|jinja|safetensors)$/.test(name));
+  const options = { prefill: [8], contexts: [8], decodeTokens: 2, runs: 2, delta: ["off"] };
+  const run = (seconds) => {
+    const peer = { module: "/pages/clock-peer.mjs", seconds };
+    return benchInChromium(FOLDER, names, options, undefined, { peer });
+  };
+  // two prompts and two tokens warm up; then two rounds of a prompt and of two tokens
+  const { peers, prefill } = await run([1, 1, 1, 1, 2, 4, 0.5, 0.25]);
+  assert.equal(peers.length, 1);
+  const [{ name, prefill: [theirs], decode: [decoded] }] = peers;
+  assert.equal(name, "clock");
+  assert.deepEqual([theirs.tokens, theirs.tok_s, theirs.rounds], [8, 3, 2]);
+  assert.deepEqual([decoded.context, decoded.tok_s], [8, 6]);
+  assert.equal(prefill[0].rounds, 2);
+  assert.ok(theirs.ratios[0].delta === "off" && theirs.ratios[0].ratio > 0);
+  await assert.rejects(run([1, 1, 1]), /\(peer\): clock: decode: the clock stopped/);
+});

@@ -8,6 +8,7 @@ import type * as types from "./wasm.js";
 
 export type {
   BenchOptions,
+  BenchPeer,
   ByteFile,
   Constraint,
   Footprint,

@@ -344,6 +344,15 @@ export interface BenchOptions {
   delta?: ("off" | "tsw" | "msw" | "ssw")[];
 }
 
+/** Another engine that is measured in the same rounds; both calls resolve to seconds. */
+export interface BenchPeer {
+  about: { name: string; version: string; engine: string };
+  /** Reads `n` tokens, from an empty context to the next token. */
+  prefill(n: number): Promise<number>;
+  /** Decodes `n` tokens behind a context of `context`, whose reading is no part of the time. */
+  decode(n: number, context: number): Promise<number>;
+}
+
 /**
  * Measures a model, given as its files by name, on this GPU: the JSON of `deltamem bench --json`.
  * `onProgress` hears what is being done.
@@ -352,4 +361,5 @@ export type Bench = (
   files: Map<string, Uint8Array>,
   options: string,
   onProgress: (what: string) => void,
+  peer?: BenchPeer,
 ) => Promise<string>;

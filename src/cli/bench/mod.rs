@@ -1,19 +1,23 @@
 //! `deltamem bench`: how fast this machine is. Owns the options and what they mean for a model of this
 //! size; the measuring is the library's (`measure`), the table `table.rs`'s.
 
+mod llama_cpp;
 mod made_up;
 mod table;
 
+use super::Usage;
 use super::doctor::host_memory;
 use super::options::{ModelOptions, RunOptions};
 use super::output::{note, put};
 use anyhow::Result;
 use clap::Args;
 use deltamem::loaded::{Device, quantisation};
-use deltamem::measure::{About, Settings, Subject, WriteMode, measure};
+use deltamem::measure::{About, Peer, Settings, Subject, WriteMode, measure};
 use deltamem::nano;
 use deltamem::weights::TensorSource;
+use llama_cpp::{Against, LlamaCpp};
 use made_up::MadeUpOptions;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -47,6 +51,16 @@ pub struct BenchOptions {
     /// Only load the model, for the time and the memory that takes
     #[arg(long)]
     only_load: bool,
+    /// Measure another engine on the same GGUF file in the same rounds
+    #[arg(long, value_enum, value_name = "ENGINE", conflicts_with = "only_load")]
+    against: Option<Against>,
+    /// The Python that has llama-cpp-python
+    #[arg(long, value_name = "PATH", default_value = "python3", requires = "against")]
+    python: PathBuf,
+    /// How long the other engine may take for an answer
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "against",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    patience: u32,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -69,7 +83,19 @@ const MAX_GPU_BYTES: u64 = 8 << 30;
 
 /// Runs the command.
 pub fn run(options: &BenchOptions) -> Result<ExitCode> {
-    let model = options.made_up.model(&options.model)?;
+    let given = &options.model;
+    if options.against == Some(Against::OnnxruntimeWeb) {
+        let reason = "onnxruntime-web runs in a page: \
+                      node tests/browser/engine-bench.mjs --against onnxruntime-web --synth S";
+        return Err(Usage(reason.into()).into());
+    }
+    let model = options.made_up.model(given)?;
+    let file = model.gguf_file()?;
+    if options.against.is_some() && file.is_none() {
+        let reason = "llama.cpp reads GGUF files: --model FILE.gguf or --synth S; deltamem convert \
+                      makes one";
+        return Err(Usage(reason.into()).into());
+    }
     let (folder, adapter) = model.open()?;
     let device = options.run.device.open()?;
     if model.is_built_in() {
@@ -83,7 +109,13 @@ pub fn run(options: &BenchOptions) -> Result<ExitCode> {
     let settings = options.settings(&device, folder.config.n_parameters(), model.no_adapter);
     let load = options.run.load_options(model.weights());
     let mut tell = |what: &str| note!("{what} …");
-    let found = measure(&subject, &device, &load, &settings, &mut tell);
+    let most = folder.config.max_position_embeddings;
+    let mut peer = match (options.against, &file) {
+        (Some(_), Some(file)) => Some(options.llama_cpp(file, &settings, most)?),
+        _ => None,
+    };
+    let peer = peer.as_mut().map(|peer| peer as &mut dyn Peer);
+    let found = measure(&subject, &device, &load, &settings, peer, &mut tell);
     let report = pollster::block_on(found)?;
 
     let all = report.with(About {
@@ -100,6 +132,15 @@ pub fn run(options: &BenchOptions) -> Result<ExitCode> {
 }
 
 impl BenchOptions {
+    /// llama.cpp with a file, and room for all that is measured with a model of `most` positions.
+    fn llama_cpp(&self, file: &Path, settings: &Settings, most: usize) -> Result<LlamaCpp> {
+        note!("starting llama.cpp …");
+        let contexts = settings.contexts.iter().map(|n| n + settings.decode_tokens);
+        let needed = contexts.chain(settings.prefill.iter().copied()).max().unwrap_or(0);
+        let patience = Duration::from_secs(self.patience.into());
+        Ok(LlamaCpp::start(&self.python, file, needed.clamp(64, most.max(64)), patience)?)
+    }
+
     fn settings(&self, device: &Device, n_weights: u64, no_adapter: bool) -> Settings {
         let is_software = match device {
             Device::Gpu(gpu) => gpu.tier.software,

@@ -34,6 +34,9 @@ pub fn print(report: &Value) -> Result<()> {
         )?;
         rates(report)?;
     }
+    for peer in list(&report["peers"]) {
+        against(&peer)?;
+    }
     if report["per_token"].is_object() {
         let of = &report["per_token"];
         put!(
@@ -101,6 +104,36 @@ fn rates(report: &Value) -> Result<()> {
         }
     }
     put!("\n{}", table(&rows))?;
+    Ok(())
+}
+
+/// Another engine, and how often as fast this one is.
+fn against(peer: &Value) -> Result<()> {
+    let text = |key: &str| printable(peer[key].as_str().unwrap_or("?"));
+    put!("\n{} ({}; {})", text("name"), text("version"), text("engine"))?;
+    let head = ["", "tokens", "tok/s", "range", "rounds", "deltamem to it"];
+    let mut rows = vec![head.map(String::from).to_vec()];
+    for (phase, size) in [("prefill", "tokens"), ("decode", "context")] {
+        for rate in list(&peer[phase]) {
+            let ratio = |of: &Value| {
+                format!("{} {}", of["delta"].as_str().unwrap_or("?"), number(&of["ratio"]))
+            };
+            let ratios: Vec<String> = list(&rate["ratios"]).iter().map(ratio).collect();
+            let range = &rate["tok_s_range"];
+            rows.push(vec![
+                phase.into(),
+                match phase {
+                    "decode" => format!("at {}", rate[size]),
+                    _ => rate[size].to_string(),
+                },
+                number(&rate["tok_s"]),
+                format!("{}–{}", number(&range[0]), number(&range[1])),
+                rate["rounds"].to_string(),
+                ratios.join(", "),
+            ]);
+        }
+    }
+    put!("{}", table(&rows))?;
     Ok(())
 }
 

@@ -13,6 +13,8 @@ struct Params {
     y_offset: u32,      // floats before the first row
     accumulate: u32,    // 1: y += …, 0: y = …
     whole_blocks: u32,  // 1: k is a multiple of 32
+    gated: u32,         // 1: y = silu(gate) · up, of W's halves; 0: y = x · Wᵀ
+    n_reads: u32,       // R of the correction
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -12,6 +12,8 @@ struct Params {
     y_offset: u32,      // floats before the first row
     accumulate: u32,    // 1: y += …, 0: y = …
     whole_blocks: u32,  // 1: k is a multiple of 32
+    gated: u32,         // 1: y = silu(gate) · up, of W's halves; 0: y = x · Wᵀ
+    n_reads: u32,       // R of the correction
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -21,6 +23,7 @@ struct Params {
 @group(0) @binding(10) var<storage, read_write> y: array<f32>;
 
 #import x_block
+#import four_rows
 
 const TOKENS: u32 = 8u;
 
@@ -68,19 +71,9 @@ fn block_step(
     return quad_step(input[7], (*w).a[7], (*w).b[7], (*w).c[7], (*w).d[7], sums);
 }
 
-fn store(token: u32, row: u32, sums: vec4<f32>) {
-    if (token >= step.n_tokens) {
-        return;
-    }
-    for (var i = 0u; i < 4u; i++) {
-        if (row + i * WORKGROUP_SIZE < params.n_rows) {
-            let index = token * params.y_stride + params.y_offset + row + i * WORKGROUP_SIZE;
-            if (params.accumulate == 1u) {
-                y[index] += sums[i];
-            } else {
-                y[index] = sums[i];
-            }
-        }
+fn store_token(token: u32, rows: vec4<u32>, sums: vec4<f32>) {
+    if (token < step.n_tokens) {
+        store_rows(token, rows, sums);
     }
 }
 
@@ -92,12 +85,9 @@ fn main(
     // not a bound that is a uniform alone: lavapipe would compile anew at every dispatch
     let n_quads = min(params.n_quads, arrayLength(&x));
     let token = group.y * TOKENS;
-    // neighbours take neighbouring rows; those past the end repeat the last one and are not stored
-    let row = group.x * (4u * WORKGROUP_SIZE) + lane;
-    let rows = min(
-        vec4(row, row + WORKGROUP_SIZE, row + 2u * WORKGROUP_SIZE, row + 3u * WORKGROUP_SIZE),
-        vec4(params.n_rows - 1u),
-    );
+    let own_rows = rows_of(group.x, lane);
+    // those past the end repeat the last one and are not stored
+    let rows = min(own_rows, vec4(params.n_rows - 1u));
     var sums0 = vec4(0.0);
     var sums1 = vec4(0.0);
     var sums2 = vec4(0.0);
@@ -122,12 +112,12 @@ fn main(
         sums6 = block_step(token + 6u, block, lane, &w, sums6);
         sums7 = block_step(token + 7u, block, lane, &w, sums7);
     }
-    store(token, row, sums0);
-    store(token + 1u, row, sums1);
-    store(token + 2u, row, sums2);
-    store(token + 3u, row, sums3);
-    store(token + 4u, row, sums4);
-    store(token + 5u, row, sums5);
-    store(token + 6u, row, sums6);
-    store(token + 7u, row, sums7);
+    store_token(token, own_rows, sums0);
+    store_token(token + 1u, own_rows, sums1);
+    store_token(token + 2u, own_rows, sums2);
+    store_token(token + 3u, own_rows, sums3);
+    store_token(token + 4u, own_rows, sums4);
+    store_token(token + 5u, own_rows, sums5);
+    store_token(token + 6u, own_rows, sums6);
+    store_token(token + 7u, own_rows, sums7);
 }

@@ -12,9 +12,12 @@ struct Params {
     y_offset: u32,      // floats before the first row
     accumulate: u32,    // 1: y += …, 0: y = …
     whole_blocks: u32,  // 1: k is a multiple of 32
+    gated: u32,         // 1: y = silu(gate) · up, of W's halves; 0: y = x · Wᵀ
+    n_reads: u32,       // R of the correction
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
+#import step
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
 #import weight
 @group(0) @binding(10) var<storage, read_write> y: array<f32>;
@@ -24,6 +27,9 @@ struct Params {
 
 const ROWS: u32 = 8u;
 
+#import group_rows
+#import memory_rows_reduce
+
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -32,7 +38,12 @@ fn main(
     // not a bound that is a uniform alone: lavapipe would compile anew at every dispatch
     let n_quads = min(params.n_quads, arrayLength(&x));
     let token = group.y;
-    let first_row = group.x * ROWS;
+    if (token >= step.n_tokens) {
+        return; // a step after the end of a reply
+    }
+    if (memory_rows((params.n_rows + ROWS - 1u) / ROWS, group.x, token, lane)) {
+        return;
+    }
     let last_row = params.n_rows - 1u;
     var sums: array<f32, ROWS>;
     for (var block = lane; block < (n_quads + 7u) / 8u; block += WORKGROUP_SIZE) {
@@ -43,18 +54,8 @@ fn main(
         );
         for (var i = 0u; i < ROWS; i++) {
             // rows past the end repeat the last one and are not stored
-            sums[i] += weight_block_dot(min(first_row + i, last_row), block, &x_now, halves);
+            sums[i] += weight_block_dot(min(row_of(group.x, i), last_row), block, &x_now, halves);
         }
     }
-    for (var i = 0u; i < ROWS; i++) {
-        let total = reduce_add(lane, sums[i]);
-        if (lane == 0u && first_row + i <= last_row) {
-            let index = token * params.y_stride + params.y_offset + first_row + i;
-            if (params.accumulate == 1u) {
-                y[index] += total;
-            } else {
-                y[index] = total;
-            }
-        }
-    }
+    store_rows(token, group.x, lane, &sums);
 }

@@ -12,25 +12,19 @@ struct Params {
     y_offset: u32,      // floats before the first row
     accumulate: u32,    // 1: y += …, 0: y = …
     whole_blocks: u32,  // 1: k is a multiple of 32
+    gated: u32,         // 1: y = silu(gate) · up, of W's halves; 0: y = x · Wᵀ
+    n_reads: u32,       // R of the correction
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
+#import step
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
 #import weight
 @group(0) @binding(10) var<storage, read_write> y: array<f32>;
 
 #import x_block
-
-fn store(token: u32, row: u32, sum: f32) {
-    if (row < params.n_rows) {
-        let index = token * params.y_stride + params.y_offset + row;
-        if (params.accumulate == 1u) {
-            y[index] += sum;
-        } else {
-            y[index] = sum;
-        }
-    }
-}
+#import four_rows
+#import memory_rows_serial
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(
@@ -40,9 +34,14 @@ fn main(
     // not a bound that is a uniform alone: lavapipe would compile anew at every dispatch
     let n_quads = min(params.n_quads, arrayLength(&x));
     let token = group.y;
-    // neighbours take neighbouring rows
-    let row = group.x * (4u * WORKGROUP_SIZE) + lane;
-    let rows = vec4(row, row + WORKGROUP_SIZE, row + 2u * WORKGROUP_SIZE, row + 3u * WORKGROUP_SIZE);
+    if (token >= step.n_tokens) {
+        return; // a step after the end of a reply
+    }
+    let n_groups = (params.n_rows + 4u * WORKGROUP_SIZE - 1u) / (4u * WORKGROUP_SIZE);
+    if (memory_rows(n_groups, group.x, token, lane)) {
+        return;
+    }
+    let rows = rows_of(group.x, lane);
     // rows past the end repeat the last one and are not stored
     let source_rows = min(rows, vec4(params.n_rows - 1u));
     var sums = vec4(0.0);
@@ -59,8 +58,5 @@ fn main(
             weight_block_dot(source_rows.w, block, &x_now, halves),
         );
     }
-    store(token, rows.x, sums.x);
-    store(token, rows.y, sums.y);
-    store(token, rows.z, sums.z);
-    store(token, rows.w, sums.w);
+    store_rows(token, rows, sums);
 }

@@ -4,8 +4,7 @@
 //   keep, erase, write from β and λ by the update mode                   (SPEC.md section 2)
 // raw: [items, raw_stride] f32: m_q | m_k | m_v (R each) | β (G) | λ (G, if there)
 // projected: [items, 6, R] f32: q | k | v | keep | erase | write
-// Plan: one invocation a state head of an item. exp gets clamped arguments: some drivers overflow
-// inside it.
+// Plan: one invocation a state head of an item.
 struct Params {
     num_state_heads: u32,
     raw_stride: u32,
@@ -23,19 +22,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read> bias: array<f32>; // [2G] beta_bias | lambda_bias
 @group(0) @binding(10) var<storage, read_write> projected: array<f32>;
 
-fn sigmoid(x: f32) -> f32 {
-    return 1.0 / (1.0 + exp(-clamp(x, -80.0, 80.0)));
-}
-
-// The built-in may lose the digits of a small x, and the normalisation would magnify the loss.
-fn precise_tanh(x: f32) -> f32 {
-    if (abs(x) < 0.3) {
-        let s = x * x;
-        let series = -1.0 / 3.0 + s * (2.0 / 15.0 + s * (-17.0 / 315.0 + s * (62.0 / 2835.0)));
-        return x + x * s * series;
-    }
-    return sign(x) * (1.0 - 2.0 / (exp(2.0 * min(abs(x), 20.0)) + 1.0));
-}
+#import gates
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {

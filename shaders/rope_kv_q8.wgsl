@@ -1,42 +1,35 @@
 // Rotates q and k and puts k, v into a cache of 8 bits                   (SPEC.md section 1)
 //   y[i] = x[i]·cos − x[i + d/2]·sin,  y[i + d/2] = x[i + d/2]·cos + x[i]·sin;  NoPE: y = x
 //   cached: scale = max|y| / 127 over a head, quant = round(y / scale)
-// qk: [T, stride] f32 with q at 0 and k at n_q·d (after the q/k norms where there are any)
-// v: the same layout, v at (n_q + n_kv)·d;  table: [positions, d/2] (cos, sin)
+// qkv: [T, stride] f32, q | k | v, which lib/head_adjusted corrects and norms first
+// table: [positions, d/2] (cos, sin)
 // q_out: [T, n_q, d] f32;  caches: [positions, n_kv, 1 + d/4] u32 (lib/kv_q8)
 // Plan: one workgroup a head of a token, whose invocations look for the largest together;
 // group.x = head among q, k, v heads, group.y = token.
 struct Params {
     n_heads: u32,
     n_kv_heads: u32,
-    stride: u32,   // floats from token to token in qk and v
-    use_rope: u32, // 0: NoPE layer
+    stride: u32,     // floats from token to token in qkv
+    use_rope: u32,   // 0: NoPE layer
+    has_norm: u32,   // 1: heads of q and k are normed
+    eps: f32,        // of that norm
+    corrects_q: u32, // 1: the memory corrects q
+    corrects_k: u32,
+    corrects_v: u32,
+    n_reads: u32,    // R of the corrections
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 #import step
-@group(0) @binding(2) var<storage, read> qk: array<f32>;
-@group(0) @binding(3) var<storage, read> v: array<f32>;
+@group(0) @binding(2) var<storage, read> qkv: array<f32>;
 @group(0) @binding(4) var<storage, read> rope_table: array<vec2<f32>>;
 #import kv
 @group(0) @binding(10) var<storage, read_write> q_out: array<f32>;
 
-const HALF: u32 = HEAD_DIM / 2u;
 const QUADS: u32 = (HEAD_DIM / 4u + WORKGROUP_SIZE - 1u) / WORKGROUP_SIZE; // an invocation owns
 
-// Element i of the rotated head that starts at `start`.
-fn rotated(start: u32, i: u32, position: u32) -> f32 {
-    let x = qk[start + i];
-    if (params.use_rope == 0u) {
-        return x;
-    }
-    let rotation = rope_table[position * HALF + i % HALF];
-    if (i < HALF) {
-        return x * rotation.x - qk[start + i + HALF] * rotation.y;
-    }
-    return x * rotation.x + qk[start + i - HALF] * rotation.y;
-}
-
+#import head
+#import rotated
 #import reduce
 
 fn quants(y: vec4<f32>, inverse: f32) -> u32 {
@@ -52,8 +45,11 @@ fn main(
 ) {
     let token = group.y;
     let head = group.x;
+    if (token >= step.n_tokens) {
+        return; // a step after the end of a reply
+    }
+    load_head(token, head, lane);
     let position = step.n_past + token;
-    let start = token * params.stride + head * HEAD_DIM;
     let is_value = head >= params.n_heads + params.n_kv_heads;
     var own: array<vec4<f32>, QUADS>;
     var largest = 0.0;
@@ -64,13 +60,18 @@ fn main(
         }
         var y = vec4(0.0);
         if (is_value) {
-            y = vec4(v[start + i], v[start + i + 1u], v[start + i + 2u], v[start + i + 3u]);
+            y = vec4(
+                element(token, head, i),
+                element(token, head, i + 1u),
+                element(token, head, i + 2u),
+                element(token, head, i + 3u),
+            );
         } else {
             y = vec4(
-                rotated(start, i, position),
-                rotated(start, i + 1u, position),
-                rotated(start, i + 2u, position),
-                rotated(start, i + 3u, position),
+                rotated(token, head, i),
+                rotated(token, head, i + 1u),
+                rotated(token, head, i + 2u),
+                rotated(token, head, i + 3u),
             );
         }
         own[n] = y;

@@ -19,6 +19,7 @@ pub const KERNELS: &[(&str, &str)] = &[
     ("memory_project", include_str!("../shaders/memory_project.wgsl")),
     ("memory_scan", include_str!("../shaders/memory_scan.wgsl")),
     ("memory_read", include_str!("../shaders/memory_read.wgsl")),
+    ("memory_step", include_str!("../shaders/memory_step.wgsl")),
     ("segment_mean", include_str!("../shaders/segment_mean.wgsl")),
     ("low_rank_add", include_str!("../shaders/low_rank_add.wgsl")),
     ("rope_kv", include_str!("../shaders/rope_kv.wgsl")),
@@ -51,6 +52,18 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("weight_q5_k", include_str!("../shaders/lib/weight_q5_k.wgsl")),
     ("weight_q6_k", include_str!("../shaders/lib/weight_q6_k.wgsl")),
     ("weight_blocks_of_quads", include_str!("../shaders/lib/weight_blocks_of_quads.wgsl")),
+    ("memory_rows_none", include_str!("../shaders/lib/memory_rows_none.wgsl")),
+    ("memory_rows_reduce", include_str!("../shaders/lib/memory_rows_reduce.wgsl")),
+    ("memory_rows_serial", include_str!("../shaders/lib/memory_rows_serial.wgsl")),
+    ("correction_none", include_str!("../shaders/lib/correction_none.wgsl")),
+    ("correction_low_rank", include_str!("../shaders/lib/correction_low_rank.wgsl")),
+    ("four_rows", include_str!("../shaders/lib/four_rows.wgsl")),
+    ("group_rows", include_str!("../shaders/lib/group_rows.wgsl")),
+    ("silu", include_str!("../shaders/lib/silu.wgsl")),
+    ("gates", include_str!("../shaders/lib/gates.wgsl")),
+    ("head_plain", include_str!("../shaders/lib/head_plain.wgsl")),
+    ("head_adjusted", include_str!("../shaders/lib/head_adjusted.wgsl")),
+    ("rotated", include_str!("../shaders/lib/rotated.wgsl")),
     ("x_block_load", include_str!("../shaders/lib/x_block_load.wgsl")),
     ("x_block_shuffle", include_str!("../shaders/lib/x_block_shuffle.wgsl")),
     ("order", include_str!("../shaders/lib/order.wgsl")),
@@ -94,6 +107,19 @@ impl Storage {
     }
 }
 
+/// What a kernel takes along in its dispatch that would be one of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fusion {
+    /// Nothing.
+    None,
+    /// A product: the memory's linear rows of the same x.
+    MemoryRows,
+    /// A product: the memory's correction of what it writes.
+    Correction,
+    /// Rotation: the memory's corrections of q, k, v, and the norms of heads.
+    Heads,
+}
+
 /// Everything a kernel's text depends on besides its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Variant {
@@ -105,6 +131,8 @@ pub struct Variant {
     pub kv_write: bool,
     /// Subgroup operations may be used.
     pub subgroups: bool,
+    /// For `#import memory_rows_…`, `correction` and `head`.
+    pub fusion: Fusion,
     /// Eight invocations share loads by `subgroupShuffle`: for `#import x_block`.
     pub shuffle: bool,
     /// The `f16` type may be used.
@@ -145,8 +173,8 @@ pub fn source(kernel: &str, variant: &Variant, flags: &[(&str, u32)]) -> String 
     if variant.f16 && variant.weight == Storage::F16 && wants("weight") {
         text.push_str("enable f16;\n");
     }
-    let uses_subgroups =
-        variant.subgroups && wants("reduce") || variant.shuffle && wants("x_block");
+    let reduces = wants("reduce") || wants("head") && variant.fusion == Fusion::Heads;
+    let uses_subgroups = variant.subgroups && reduces || variant.shuffle && wants("x_block");
     if variant.enable_subgroups_line && uses_subgroups {
         text.push_str("enable subgroups;\n");
     }
@@ -159,18 +187,23 @@ pub fn source(kernel: &str, variant: &Variant, flags: &[(&str, u32)]) -> String 
     ] {
         writeln!(text, "const {name}: u32 = {value}u;").expect("writing to a string");
     }
-    push_lines(&mut text, body, variant);
+    push_lines(&mut text, body, variant, &mut Vec::new());
     for (name, value) in flags {
         text = text.replace(&format!("params.{name}"), &format!("{value}u"));
     }
     text.replace("KV_ACCESS", if variant.kv_write { "read_write" } else { "read" })
 }
 
-/// A file's lines, with what it imports in the place of the import.
-fn push_lines(text: &mut String, file: &str, variant: &Variant) {
+/// A file's lines, with what it imports in the place of the first import.
+fn push_lines(text: &mut String, file: &str, variant: &Variant, imported: &mut Vec<String>) {
     for line in file.lines() {
-        match line.trim().strip_prefix("#import ") {
-            Some(name) => push_lines(text, find(LIBRARY, &library_file(name, variant)), variant),
+        match line.trim().strip_prefix("#import ").map(|name| library_file(name, variant)) {
+            Some(name) if imported.contains(&name) => {}
+            Some(name) => {
+                let file = find(LIBRARY, &name);
+                imported.push(name);
+                push_lines(text, file, variant, imported);
+            }
             None => {
                 text.push_str(line);
                 text.push('\n');
@@ -189,6 +222,13 @@ fn library_file(import: &str, variant: &Variant) -> String {
         "x_block" if variant.shuffle => "x_block_shuffle".into(),
         "x_block" => "x_block_load".into(),
         "kv" => format!("kv_{}", variant.kv.name()),
+        "memory_rows_reduce" | "memory_rows_serial" if variant.fusion != Fusion::MemoryRows => {
+            "memory_rows_none".into()
+        }
+        "correction" if variant.fusion == Fusion::Correction => "correction_low_rank".into(),
+        "correction" => "correction_none".into(),
+        "head" if variant.fusion == Fusion::Heads => "head_adjusted".into(),
+        "head" => "head_plain".into(),
         other => other.into(),
     }
 }

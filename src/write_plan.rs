@@ -37,7 +37,8 @@ impl WritePlan {
         // No usable ids, or none of them active: the reference then writes all tokens one by one,
         // also those marked −1.
         match ids {
-            Some(ids) if ids.iter().any(|&id| id >= 0) => group_by_id(&ids),
+            // a group of one token alone in its call reads and writes as in token mode
+            Some(ids) if ids.len() > 1 && ids.iter().any(|&id| id >= 0) => group_by_id(&ids),
             _ => WritePlan::PerToken,
         }
     }

@@ -3,7 +3,7 @@
 //! are reported together.
 
 use deltamem::kernels::{Access, KernelSpec, SPECS, Step};
-use deltamem::shader::{self, Storage, Variant};
+use deltamem::shader::{self, Fusion, Storage, Variant};
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -19,19 +19,25 @@ fn variants(spec: &KernelSpec) -> Vec<Variant> {
             for (subgroups, f16) in [(false, false), (true, false), (false, true), (true, true)] {
                 for (rank, head_dim, workgroup_size) in [(8, 128, 64), (5, 24, 8), (128, 256, 256)]
                 {
-                    all.push(Variant {
-                        weight,
-                        kv,
-                        kv_write: spec.name.starts_with("rope_kv"),
-                        subgroups,
-                        shuffle: subgroups && workgroup_size == 8 && spec.name != "matvec_blocks"
-                            || spec.name == "matmul_shuffle",
-                        f16,
-                        enable_subgroups_line: false,
-                        workgroup_size,
-                        rank,
-                        head_dim,
-                    });
+                    let fusions = spec.fusions.iter().map(|(fusion, _)| *fusion);
+                    for fusion in fusions.chain([Fusion::None]) {
+                        all.push(Variant {
+                            weight,
+                            kv,
+                            kv_write: spec.name.starts_with("rope_kv"),
+                            fusion,
+                            subgroups,
+                            shuffle: subgroups
+                                && workgroup_size == 8
+                                && spec.name != "matvec_blocks"
+                                || spec.name == "matmul_shuffle",
+                            f16,
+                            enable_subgroups_line: false,
+                            workgroup_size,
+                            rank,
+                            head_dim,
+                        });
+                    }
                 }
             }
         }
@@ -85,9 +91,11 @@ fn bindings(module: &naga::Module) -> BTreeSet<(u32, &'static str)> {
 }
 
 fn expected_bindings(spec: &KernelSpec, variant: &Variant) -> BTreeSet<(u32, &'static str)> {
+    let fused = spec.fusions.iter().filter(|(fusion, _)| *fusion == variant.fusion);
     let mut expected: BTreeSet<_> = spec
         .bindings
         .iter()
+        .chain(fused.flat_map(|(_, bindings)| *bindings))
         .map(|(binding, access)| match access {
             Access::Read => (*binding, "read"),
             Access::ReadWrite => (*binding, "read_write"),

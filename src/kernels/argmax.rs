@@ -13,6 +13,7 @@ pub(super) const SPEC: KernelSpec = KernelSpec {
     params: ArgmaxParams::FIELDS,
     flags: &[],
     bindings: &[(2, Access::Read), (10, Access::ReadWrite)],
+    fusions: &[],
     uses_step: false,
     uses_weight: false,
 };

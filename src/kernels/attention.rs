@@ -53,6 +53,7 @@ pub(super) const SPEC: KernelSpec = KernelSpec {
     params: AttentionParams::FIELDS,
     flags: &[],
     bindings: &[(2, Access::Read), (6, Access::Read), (7, Access::Read), (10, Access::ReadWrite)],
+    fusions: &[],
     uses_step: true,
     uses_weight: false,
 };
@@ -78,6 +79,7 @@ pub(super) const COMBINE: KernelSpec = KernelSpec {
     params: AttentionCombineParams::FIELDS,
     flags: &[("n_splits", &[SPLITS, SERIAL_SPLITS])],
     bindings: &[(2, Access::Read), (10, Access::ReadWrite)],
+    fusions: &[],
     uses_step: false,
     uses_weight: false,
 };

@@ -12,6 +12,7 @@ pub(super) const SPEC: KernelSpec = KernelSpec {
         (5, Access::Read),
         (10, Access::ReadWrite),
     ],
+    fusions: &[],
     uses_step: true,
     uses_weight: false,
 };

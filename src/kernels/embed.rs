@@ -20,6 +20,7 @@ pub(super) const SPEC: KernelSpec = KernelSpec {
     params: EmbedParams::FIELDS,
     flags: &[],
     bindings: &[(2, Access::Read), (10, Access::ReadWrite)],
+    fusions: &[],
     uses_step: true,
     uses_weight: true,
 };

@@ -30,6 +30,7 @@ pub(super) const SPEC: KernelSpec = KernelSpec {
         ("over_groups", &[0, 1]),
     ],
     bindings: &[(2, Access::Read), (3, Access::Read), (10, Access::ReadWrite)],
+    fusions: &[],
     uses_step: true,
     uses_weight: false,
 };

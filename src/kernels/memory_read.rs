@@ -14,6 +14,7 @@ pub(super) const SPEC: KernelSpec = KernelSpec {
     params: MemoryReadParams::FIELDS,
     flags: &[],
     bindings: &[(2, Access::Read), (3, Access::Read), (10, Access::ReadWrite)],
+    fusions: &[],
     uses_step: true,
     uses_weight: false,
 };

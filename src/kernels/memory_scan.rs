@@ -16,6 +16,7 @@ pub(super) const SPEC: KernelSpec = KernelSpec {
     params: MemoryScanParams::FIELDS,
     flags: &[("over_groups", &[0, 1])],
     bindings: &[(2, Access::Read), (10, Access::ReadWrite), (11, Access::ReadWrite)],
+    fusions: &[],
     uses_step: true,
     uses_weight: false,
 };

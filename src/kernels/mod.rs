@@ -14,6 +14,7 @@ mod mask_logits;
 mod memory_project;
 mod memory_read;
 mod memory_scan;
+mod memory_step;
 mod next_step;
 mod note_token;
 mod repetition_penalty;
@@ -30,24 +31,25 @@ pub use attention::{
 };
 pub use choose::{ChooseInputs, choose};
 pub use embed::{EmbedParams, embed};
-pub use linear::{LinearParams, LinearTarget, matmul, matvec};
+pub use linear::{Beside, LinearParams, LinearTarget, can_gate, matmul, matvec};
 pub use low_rank_add::{LowRankAddParams, low_rank_add};
 pub use mask_logits::{MaskLogitsParams, mask_logits};
 pub use memory_project::{MemoryProjectParams, memory_project};
 pub use memory_read::{MemoryReadParams, memory_read};
 pub use memory_scan::{MemoryScanParams, memory_scan};
+pub use memory_step::{MemoryStepBuffers, MemoryStepParams, memory_step};
 pub use next_step::{EMPTY_STEP, NextStepBuffers, UNDECIDED, next_step};
 pub use note_token::note_token;
 pub use repetition_penalty::repetition_penalty;
 pub use rms_norm::{RmsNormParams, rms_norm};
-pub use rope_kv::{RopeKvParams, rope_kv};
+pub use rope_kv::{RopeKvBuffers, RopeKvParams, rope_kv};
 pub use segment_mean::{SegmentMeanParams, segment_mean};
 pub use silu_mul::{SiluMulParams, silu_mul};
 pub use top_k::{TopKParams, top_k};
 
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, Instruments};
-use crate::shader::{self, Storage, Variant};
+use crate::shader::{self, Fusion, Storage, Variant};
 use bytemuck::{Pod, Zeroable};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -101,6 +103,8 @@ pub struct KernelSpec {
     pub flags: &'static [(&'static str, &'static [u32])],
     /// Storage bindings beside params (0) and step (1); the weight's (8, 9) come with the format.
     pub bindings: &'static [(u32, Access)],
+    /// What it can take along, and the bindings that come with it.
+    pub fusions: &'static [(Fusion, &'static [(u32, Access)])],
     pub uses_step: bool,
     pub uses_weight: bool,
 }
@@ -118,6 +122,7 @@ pub const SPECS: &[&KernelSpec] = &[
     &memory_project::SPEC,
     &memory_scan::SPEC,
     &memory_read::SPEC,
+    &memory_step::SPEC,
     &segment_mean::SPEC,
     &low_rank_add::SPEC,
     &rope_kv::SPEC,
@@ -174,7 +179,7 @@ pub const ELEMENTWISE: u32 = 64;
 pub const SERIAL_WORKGROUP: u32 = 8;
 
 /// One recorded-to-be dispatch: pipeline, bindings and size.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Op {
     kernel: &'static str,
     pipeline: wgpu::ComputePipeline,
@@ -221,6 +226,7 @@ impl Kernels {
                 weight: Storage::F32,
                 kv,
                 kv_write: false,
+                fusion: Fusion::None,
                 subgroups: gpu.tier.subgroups,
                 shuffle: false,
                 f16: gpu.tier.f16,

@@ -12,6 +12,7 @@ pub(super) const SPEC: KernelSpec = KernelSpec {
         (12, Access::ReadWrite),
         (13, Access::ReadWrite),
     ],
+    fusions: &[],
     // it writes the step numbers, so it has them elsewhere than those that read them
     uses_step: false,
     uses_weight: false,

@@ -5,6 +5,7 @@ pub(super) const SPEC: KernelSpec = KernelSpec {
     params: &[],
     flags: &[],
     bindings: &[(2, Access::Read), (10, Access::ReadWrite)],
+    fusions: &[],
     uses_step: true,
     uses_weight: false,
 };

@@ -26,6 +26,7 @@ pub(super) const SPEC: KernelSpec = KernelSpec {
     params: RmsNormParams::FIELDS,
     flags: &[("accumulate", &[0, 1]), ("last_only", &[0, 1])],
     bindings: &[(2, Access::Read), (3, Access::Read), (10, Access::ReadWrite)],
+    fusions: &[],
     uses_step: true,
     uses_weight: false,
 };

@@ -16,6 +16,7 @@ pub(super) const SPEC: KernelSpec = KernelSpec {
     params: SegmentMeanParams::FIELDS,
     flags: &[],
     bindings: &[(2, Access::Read), (3, Access::Read), (4, Access::Read), (10, Access::ReadWrite)],
+    fusions: &[],
     uses_step: true,
     uses_weight: false,
 };

@@ -17,6 +17,7 @@ pub(super) const SPEC: KernelSpec = KernelSpec {
     params: SiluMulParams::FIELDS,
     flags: &[],
     bindings: &[(2, Access::Read), (10, Access::ReadWrite)],
+    fusions: &[],
     uses_step: true,
     uses_weight: false,
 };

@@ -24,8 +24,6 @@ pub(super) struct Buffers {
     pub normed: wgpu::Buffer,
     /// q | k | v, `[T, (n_q + 2·n_kv)·d]` f32.
     pub qkv: wgpu::Buffer,
-    /// The same after q/k norms (Qwen3).
-    pub qk_normed: wgpu::Buffer,
     /// Rotated q, `[T, n_q·d]` f32.
     pub query: wgpu::Buffer,
     /// Attention over ranges of the keys, `[T, n_q, splits, 2 + d]` f32; on GPUs for a few tokens.
@@ -85,8 +83,7 @@ impl Buffers {
         let pairs = rope.cos.iter().zip(&rope.sin);
         let table: Vec<f32> = pairs.flat_map(|(&cos, &sin)| [cos, sin]).collect();
         gpu.queue.write_buffer(&rope_table, 0, bytemuck::cast_slice(&table));
-        let qk_normed = if config.has_qk_norm() { t * qkv } else { 1 };
-        let few = Linear::MANY as usize - 1;
+        let few = Linear::many_from(&gpu.tier) as usize - 1;
         let (heads, head_dim) = (config.n_heads, config.head_dim);
         let parts = attention_parts_len(gpu, options.chunk, few, heads, head_dim);
         Ok(Buffers {
@@ -96,7 +93,6 @@ impl Buffers {
             x: floats("residual stream", t * h).await?,
             normed: floats("normed", t * h).await?,
             qkv: floats("qkv", t * qkv).await?,
-            qk_normed: floats("qk normed", qk_normed).await?,
             query: floats("query", t * config.q_size() as u64).await?,
             attention_parts: floats("attention parts", parts as u64).await?,
             attended: floats("attended", t * padded(config.q_size())).await?,

@@ -2,7 +2,7 @@
 //! between the operations of a layer for it, and only when a call wants them: without, nothing here
 //! exists on the device.
 
-use super::{Layer, MemoryLayer, Model, floats, record_all};
+use super::{MemoryLayer, Model, floats, record_all};
 use crate::config::DeltaHead;
 use crate::engine::Gauge;
 use crate::error::{Error, Result};
@@ -28,7 +28,6 @@ impl Gauges {
         &self,
         encoder: &mut wgpu::CommandEncoder,
         model: &Model,
-        layer: &Layer,
         memory: &MemoryLayer,
         index: usize,
         step: &Step,
@@ -37,7 +36,8 @@ impl Gauges {
         let start = model.wrapped_index(index) * model.gauge_row();
         let last = step.n_tokens as usize - 1;
         let bytes = |n_floats: usize| 4 * n_floats as u64;
-        let is_corrected = !memory.correct_output.is_empty();
+        let (output, correction) = &memory.output_apart;
+        let is_corrected = !correction.is_empty();
         let copy_residual = |encoder: &mut wgpu::CommandEncoder, slot: usize| {
             if is_corrected {
                 let (from, to) = (last * model.hidden_stride(), start + rows + slot * h);
@@ -51,11 +51,11 @@ impl Gauges {
         encoder.copy_buffer_to_buffer(projected, bytes(beta), &self.buffer, to, bytes(rows));
         copy_residual(encoder, 0);
         let mut pass = encoder.begin_compute_pass(&Default::default());
-        layer.output.record(&mut pass, step);
+        output.record(&mut pass, step);
         drop(pass);
         copy_residual(encoder, 1);
         let mut pass = encoder.begin_compute_pass(&Default::default());
-        record_all(&memory.correct_output, &mut pass, step);
+        record_all(correction, &mut pass, step);
         drop(pass);
         copy_residual(encoder, 2);
     }

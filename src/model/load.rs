@@ -8,7 +8,7 @@ use crate::config::{
 use crate::engine::{Wanted, WantedLogits};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::kernels::{self, Kernels, LinearTarget, RmsNormParams};
+use crate::kernels::{self, Beside, Kernels, LinearTarget, RmsNormParams};
 use crate::kv_cache::KvCache;
 use crate::matrix::{Matrix, Uploader};
 use crate::memory::MemoryDims;
@@ -281,6 +281,48 @@ fn scan_params(delta: &DeltaConfig, layer: usize, over_groups: bool) -> kernels:
     }
 }
 
+fn step_params(of: kernels::MemoryProjectParams, writes: bool) -> kernels::MemoryStepParams {
+    kernels::MemoryStepParams {
+        num_state_heads: of.num_state_heads,
+        raw_stride: of.raw_stride,
+        normalize_qk: of.normalize_qk,
+        gates_per_head: of.gates_per_head,
+        lambda_mode: of.lambda_mode,
+        erase_lambda: of.erase_lambda,
+        writes: writes.into(),
+        layer: of.layer,
+    }
+}
+
+/// (α / r)·m·W_Δ, `[rows of the head, R]`.
+fn correction(
+    layer: usize,
+    head: DeltaHead,
+    delta: &DeltaConfig,
+    source: &dyn TensorSource,
+) -> Result<Vec<f32>> {
+    let mut matrix =
+        source.read_all(&adapter_tensor_name(layer, &format!("delta_{}_proj", head.name())))?;
+    let raw_scale = match delta.delta_scale {
+        Some(_) => source.read_all(&adapter_tensor_name(layer, "delta_scale_raw"))?,
+        None => Vec::new(),
+    };
+    let factor = delta.correction_scale(head, &raw_scale);
+    for value in &mut matrix {
+        *value *= factor;
+    }
+    Ok(matrix)
+}
+
+/// What is done to q, k and v heads before they are rotated.
+struct Heads {
+    /// The part of the params that says so.
+    params: kernels::RopeKvParams,
+    adjustments: Option<wgpu::Buffer>,
+    /// Corrections that rotation cannot take along.
+    apart: Vec<kernels::Op>,
+}
+
 /// What is at hand while layers are made.
 struct Loader<'a> {
     upload: Uploader<'a>,
@@ -314,6 +356,7 @@ impl Loader<'_> {
         Ok(Linear {
             few: kernels::matvec(kernels, gpu, weight, x, target, false).await?,
             many: kernels::matmul(kernels, gpu, weight, x, target).await?,
+            many_from: Linear::many_from(&gpu.tier),
         })
     }
 
@@ -345,7 +388,15 @@ impl Loader<'_> {
         let (h, ffn) = (config.hidden_size, config.intermediate_size);
         let (q, kv) = (config.q_size(), config.kv_size());
         let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
-        let residual = LinearTarget { y: &b.x, y_stride: h.next_multiple_of(4), accumulate: true };
+        let residual = LinearTarget {
+            y: &b.x,
+            y_stride: h.next_multiple_of(4),
+            accumulate: true,
+            gated: false,
+            beside: Beside::Nothing,
+        };
+        let index = self.dims.layers.iter().position(|&l| l == layer);
+        let wrapped = self.adapter.zip(index);
 
         let input_norm = self.hidden_norm(&name("input_layernorm"), &b.normed, false).await?;
         let stacked = [
@@ -354,16 +405,18 @@ impl Loader<'_> {
             (&*name("self_attn.v_proj"), kv),
         ];
         let qkv_weight = self.matrix(&stacked, h).await?;
-        let qkv_target = LinearTarget { y: &b.qkv, y_stride: q + 2 * kv, accumulate: false };
-        let qkv = self.linear(&qkv_weight, &b.normed, qkv_target).await?;
-        let memory = match self.dims.layers.iter().position(|&l| l == layer) {
-            Some(index) => self.memory_layer(layer, index).await?,
+        let rows_weight = match wrapped {
+            Some(((delta, source), _)) => Some(self.memory_rows(layer, delta, source).await?),
             None => None,
         };
-        let qk_norm = match config.has_qk_norm() {
-            true => self.qk_norm(layer).await?,
-            false => Vec::new(),
+        let beside = match &rows_weight {
+            Some(weight) => Beside::MemoryRows { weight, raw: &b.raw },
+            None => Beside::Nothing,
         };
+        let (y, y_stride) = (&b.qkv, q + 2 * kv);
+        let target = LinearTarget { y, y_stride, accumulate: false, gated: false, beside };
+        let qkv = self.linear(&qkv_weight, &b.normed, target).await?;
+        let heads = self.heads(layer).await?;
         let caches = (&self.cache.layers[layer].0, &self.cache.layers[layer].1);
         let gpu = self.upload.gpu();
         let params = kernels::RopeKvParams {
@@ -371,12 +424,18 @@ impl Loader<'_> {
             n_kv_heads: config.n_kv_heads as u32,
             stride: (q + 2 * kv) as u32,
             use_rope: config.use_rope[layer].into(),
+            ..heads.params
         };
-        let qk = if config.has_qk_norm() { &b.qk_normed } else { &b.qkv };
+        let buffers = kernels::RopeKvBuffers {
+            qkv: &b.qkv,
+            rope_table: &b.rope_table,
+            keys: caches.0,
+            values: caches.1,
+            q_out: &b.query,
+            adjustments: heads.adjustments.as_ref().map(|adjustments| (adjustments, &b.reads)),
+        };
         let kernels = &mut self.kernels;
-        let rope_kv =
-            kernels::rope_kv(kernels, gpu, params, qk, &b.qkv, &b.rope_table, caches, &b.query)
-                .await?;
+        let rope_kv = kernels::rope_kv(kernels, gpu, params, buffers).await?;
         let params = kernels::AttentionParams {
             n_heads: config.n_heads as u32,
             n_kv_heads: config.n_kv_heads as u32,
@@ -393,75 +452,147 @@ impl Loader<'_> {
         let attention = Linear {
             few: kernels::attention_few(kernels, gpu, params, buffers).await?,
             many: kernels::attention(kernels, gpu, params, buffers).await?,
+            many_from: Linear::many_from(&gpu.tier),
         };
         let output_weight = self.matrix(&[(&name("self_attn.o_proj"), h)], q).await?;
-        let output = self.linear(&output_weight, &b.attended, residual).await?;
+        let (output, memory) = match wrapped {
+            None => (self.linear(&output_weight, &b.attended, residual).await?, None),
+            Some(((delta, source), index)) => {
+                let output = self.corrected_output(layer, delta, source, &output_weight, residual);
+                let (output, apart) = output.await?;
+                let memory = self.memory_layer(layer, index, delta, source, apart).await?;
+                (output, Some(memory))
+            }
+        };
 
         let post_norm =
             self.hidden_norm(&name("post_attention_layernorm"), &b.normed, false).await?;
         let stacked = [(&*name("mlp.gate_proj"), ffn), (&*name("mlp.up_proj"), ffn)];
         let gate_up_weight = self.matrix(&stacked, h).await?;
-        let gate_up_target = LinearTarget { y: &b.gate_up, y_stride: 2 * ffn, accumulate: false };
-        let gate_up = self.linear(&gate_up_weight, &b.normed, gate_up_target).await?;
-        let params = kernels::SiluMulParams {
-            n: ffn as u32,
-            gate_up_stride: 2 * ffn as u32,
-            y_stride: ffn.next_multiple_of(4) as u32,
-        };
-        let silu_mul =
-            kernels::silu_mul(&mut self.kernels, gpu, params, &b.gate_up, &b.activated).await?;
+        let gate_up = self.activated(&gate_up_weight).await?;
         let down_weight = self.matrix(&[(&name("mlp.down_proj"), h)], ffn).await?;
         let down = self.linear(&down_weight, &b.activated, residual).await?;
         Ok(Layer {
             input_norm,
             qkv,
             memory,
-            qk_norm,
+            correct_heads: heads.apart,
             rope_kv,
             attention,
             output,
             post_norm,
             gate_up,
-            silu_mul,
             down,
         })
     }
 
-    /// RMSNorm over each query and each key head, from qkv to qk_normed.
-    async fn qk_norm(&mut self, layer: usize) -> Result<Vec<kernels::Op>> {
-        let (config, b) = (self.config, self.buffers);
-        let stride = (config.q_size() + 2 * config.kv_size()) as u32;
-        let mut ops = Vec::new();
-        for (part, offset, n_heads) in
-            [("q_norm", 0, config.n_heads), ("k_norm", config.q_size(), config.n_kv_heads)]
-        {
-            let name = format!("model.layers.{layer}.self_attn.{part}.weight");
-            let weight = self.upload.vector(self.tensors, &name).await?;
-            let params = RmsNormParams {
-                dim: config.head_dim as u32,
-                x_stride: stride,
-                x_offset: offset as u32,
-                y_stride: stride,
-                y_offset: offset as u32,
-                eps: config.rms_norm_eps,
-                accumulate: 0,
-                last_only: 0,
-            };
-            let (gpu, kernels) = (self.upload.gpu(), &mut self.kernels);
-            ops.push(
-                kernels::rms_norm(kernels, gpu, params, n_heads, &b.qkv, &weight, &b.qk_normed)
-                    .await?,
-            );
+    /// activated = silu(gate)·up of the normed x, in both forms.
+    async fn activated(&mut self, weight: &Matrix) -> Result<Linear> {
+        let (b, ffn) = (self.buffers, self.config.intermediate_size);
+        let (gpu, kernels) = (self.upload.gpu(), &mut self.kernels);
+        let y_stride = ffn.next_multiple_of(4);
+        let params = kernels::SiluMulParams {
+            n: ffn as u32,
+            gate_up_stride: 2 * ffn as u32,
+            y_stride: y_stride as u32,
+        };
+        let target = |gated| match gated {
+            true => (&b.activated, y_stride, true),
+            false => (&b.gate_up, 2 * ffn, false),
+        };
+        let target = |gated| {
+            let (y, y_stride, gated) = target(gated);
+            LinearTarget { y, y_stride, accumulate: false, gated, beside: Beside::Nothing }
+        };
+        let (few_gated, many_gated) = kernels::can_gate(kernels, weight);
+        let x = &b.normed;
+        let mut few = kernels::matvec(kernels, gpu, weight, x, target(few_gated), false).await?;
+        let mut many = kernels::matmul(kernels, gpu, weight, x, target(many_gated)).await?;
+        for (ops, gated) in [(&mut few, few_gated), (&mut many, many_gated)] {
+            if !gated {
+                let silu_mul =
+                    kernels::silu_mul(kernels, gpu, params, &b.gate_up, &b.activated).await?;
+                ops.push(silu_mul);
+            }
         }
-        Ok(ops)
+        Ok(Linear { few, many, many_from: Linear::many_from(&gpu.tier) })
     }
 
-    /// δ-mem of one wrapped layer; `index` is its place among them.
-    async fn memory_layer(&mut self, layer: usize, index: usize) -> Result<Option<MemoryLayer>> {
-        let Some((delta, source)) = self.adapter else {
-            return Ok(None);
+    /// What is done to q, k and v heads before they are rotated.
+    async fn heads(&mut self, layer: usize) -> Result<Heads> {
+        let (config, b) = (self.config, self.buffers);
+        let mut heads = Heads {
+            params: kernels::RopeKvParams {
+                n_heads: 0,
+                n_kv_heads: 0,
+                stride: 0,
+                use_rope: 0,
+                has_norm: config.has_qk_norm().into(),
+                eps: config.rms_norm_eps,
+                corrects_q: 0,
+                corrects_k: 0,
+                corrects_v: 0,
+                n_reads: 0,
+            },
+            adjustments: None,
+            apart: Vec::new(),
         };
-        let (b, sizes) = (self.buffers, self.sizes);
+        let mut adjustments = Vec::new();
+        if config.has_qk_norm() {
+            for part in ["q_norm", "k_norm"] {
+                let name = format!("model.layers.{layer}.self_attn.{part}.weight");
+                adjustments.extend(self.tensors.read_all(&name)?);
+            }
+        }
+        let wrapped = self.adapter.filter(|_| self.dims.layers.contains(&layer));
+        if let Some((delta, source)) = wrapped {
+            let (q, kv) = (config.q_size(), config.kv_size());
+            let n_reads = delta.n_rows();
+            let params = &mut heads.params;
+            for (head, offset, n, is_corrected) in [
+                (DeltaHead::Q, 0, q, &mut params.corrects_q),
+                (DeltaHead::K, q, kv, &mut params.corrects_k),
+                (DeltaHead::V, q + kv, kv, &mut params.corrects_v),
+            ] {
+                if !delta.delta_heads.contains(&head) {
+                    continue;
+                }
+                let matrix = correction(layer, head, delta, source)?;
+                if n_reads.is_multiple_of(4) {
+                    *is_corrected = 1;
+                    params.n_reads = n_reads as u32;
+                    adjustments.extend(matrix);
+                    continue;
+                }
+                let low_rank = kernels::LowRankAddParams {
+                    n: n as u32,
+                    n_rows: n_reads as u32,
+                    y_stride: (q + 2 * kv) as u32,
+                    y_offset: offset as u32,
+                    accumulate: 1,
+                };
+                let gpu = self.upload.gpu();
+                let matrix = gpu.storage_with("correction", &matrix).await?;
+                let kernels = &mut self.kernels;
+                let op =
+                    kernels::low_rank_add(kernels, gpu, low_rank, &matrix, &b.reads, &b.qkv).await?;
+                heads.apart.push(op);
+            }
+        }
+        if !adjustments.is_empty() {
+            let gpu = self.upload.gpu();
+            heads.adjustments = Some(gpu.storage_with("adjustments of heads", &adjustments).await?);
+        }
+        Ok(heads)
+    }
+
+    /// M_q, M_k, M_v and the gates' rows as one matrix.
+    async fn memory_rows(
+        &mut self,
+        layer: usize,
+        delta: &DeltaConfig,
+        source: &dyn TensorSource,
+    ) -> Result<Matrix> {
         let (rows, gates) = (delta.n_rows(), delta.n_gates());
         let name = |part: &str| adapter_tensor_name(layer, part);
         let mut stacked = vec![
@@ -470,23 +601,46 @@ impl Loader<'_> {
             (name("memory_v_proj"), rows),
             (name("beta_proj"), gates),
         ];
-        let mut bias = source.read_all(&name("beta_bias"))?;
         if delta.uses_lambda() {
             stacked.push((name("lambda_proj"), gates));
-            bias.extend(source.read_all(&name("lambda_bias"))?);
-        } else {
-            bias.resize(2 * gates, 0.0);
         }
-        let h = self.config.hidden_size;
-        let rows_weight = self.upload.matrix(source, &stacked, h, Storage::F32).await?;
-        let target = LinearTarget { y: &b.raw, y_stride: sizes.raw_stride, accumulate: false };
-        let rows = self.linear(&rows_weight, &b.normed, target).await?;
+        self.upload.matrix(source, &stacked, self.config.hidden_size, Storage::F32).await
+    }
+
+    /// δ-mem of one wrapped layer between the projections and the rotation; `index` is its place
+    /// among them.
+    async fn memory_layer(
+        &mut self,
+        layer: usize,
+        index: usize,
+        delta: &DeltaConfig,
+        source: &dyn TensorSource,
+        output_apart: (Linear, Vec<kernels::Op>),
+    ) -> Result<MemoryLayer> {
+        let (b, sizes) = (self.buffers, self.sizes);
+        let name = |part: &str| adapter_tensor_name(layer, part);
+        let mut bias = source.read_all(&name("beta_bias"))?;
+        match delta.uses_lambda() {
+            true => bias.extend(source.read_all(&name("lambda_bias"))?),
+            false => bias.resize(2 * delta.n_gates(), 0.0),
+        }
         let gpu = self.upload.gpu();
         let bias = gpu.storage_with("memory gate biases", &bias).await?;
         let kernels = &mut self.kernels;
         let params = project_params(delta, sizes, index, false);
         let project =
             kernels::memory_project(kernels, gpu, params, &b.raw, &bias, &b.projected).await?;
+        let buffers = kernels::MemoryStepBuffers {
+            raw: &b.raw,
+            bias: &bias,
+            state: &b.state,
+            reads: &b.reads,
+            projected: &b.projected,
+        };
+        let params = step_params(params, true);
+        let step = kernels::memory_step(kernels, gpu, params, buffers).await?;
+        let params = step_params(project_params(delta, sizes, index, false), false);
+        let step_read = kernels::memory_step(kernels, gpu, params, buffers).await?;
         let params = scan_params(delta, index, false);
         let scan =
             kernels::memory_scan(kernels, gpu, params, &b.projected, &b.state, &b.reads).await?;
@@ -496,55 +650,32 @@ impl Loader<'_> {
         };
         let read =
             kernels::memory_read(kernels, gpu, params, &b.projected, &b.state, &b.reads).await?;
-        Ok(Some(MemoryLayer {
-            rows,
-            project,
-            scan,
-            read,
-            correct_qkv: self.correct_qkv(layer, delta, source).await?,
-            correct_output: self.correct_output(layer, delta, source).await?,
+        let many_from = Linear::many_from(&gpu.tier);
+        Ok(MemoryLayer {
+            write: Linear { few: vec![step], many: vec![project.clone(), scan], many_from },
+            read: Linear { few: vec![step_read], many: vec![project, read], many_from },
+            output_apart,
             bias,
-        }))
+        })
     }
 
-    async fn correct_qkv(
+    /// x += o·Woᵀ + Δo, and the same in two.
+    async fn corrected_output(
         &mut self,
         layer: usize,
         delta: &DeltaConfig,
         source: &dyn TensorSource,
-    ) -> Result<Vec<kernels::Op>> {
-        let (q, kv) = (self.config.q_size(), self.config.kv_size());
-        let mut ops = Vec::new();
-        for (head, offset, n) in
-            [(DeltaHead::Q, 0, q), (DeltaHead::K, q, kv), (DeltaHead::V, q + kv, kv)]
-        {
-            if delta.delta_heads.contains(&head) {
-                let params = kernels::LowRankAddParams {
-                    n: n as u32,
-                    n_rows: delta.n_rows() as u32,
-                    y_stride: (q + 2 * kv) as u32,
-                    y_offset: offset as u32,
-                    accumulate: 1,
-                };
-                ops.push(
-                    self.low_rank_add(layer, head, delta, source, params, &self.buffers.qkv)
-                        .await?,
-                );
-            }
-        }
-        Ok(ops)
-    }
-
-    async fn correct_output(
-        &mut self,
-        layer: usize,
-        delta: &DeltaConfig,
-        source: &dyn TensorSource,
-    ) -> Result<Vec<kernels::Op>> {
-        if !delta.delta_heads.contains(&DeltaHead::O) {
-            return Ok(Vec::new());
-        }
+        weight: &Matrix,
+        residual: LinearTarget<'_>,
+    ) -> Result<(Linear, (Linear, Vec<kernels::Op>))> {
         let (h, b) = (self.config.hidden_size as u32, self.buffers);
+        let plain = self.linear(weight, &b.attended, residual).await?;
+        if !delta.delta_heads.contains(&DeltaHead::O) {
+            return Ok((plain.clone(), (plain, Vec::new())));
+        }
+        let gpu = self.upload.gpu();
+        let matrix = correction(layer, DeltaHead::O, delta, source)?;
+        let matrix = gpu.storage_with("correction", &matrix).await?;
         let stride = h.next_multiple_of(4);
         let mut params = kernels::LowRankAddParams {
             n: h,
@@ -554,13 +685,20 @@ impl Loader<'_> {
             accumulate: 1,
         };
         let Some(eps) = delta.delta_o_rmsnorm_eps else {
-            let add = self.low_rank_add(layer, DeltaHead::O, delta, source, params, &b.x).await?;
-            return Ok(vec![add]);
+            let (reads, n_reads) = (&b.reads, delta.n_rows());
+            let beside = Beside::Correction { delta: &matrix, reads, n_reads };
+            let target = LinearTarget { beside, ..residual };
+            let output = self.linear(weight, &b.attended, target).await?;
+            let kernels = &mut self.kernels;
+            let add =
+                kernels::low_rank_add(kernels, gpu, params, &matrix, &b.reads, &b.x).await?;
+            return Ok((output, (plain, vec![add])));
         };
         params.accumulate = 0;
         params.y_stride = h;
+        let kernels = &mut self.kernels;
         let product =
-            self.low_rank_add(layer, DeltaHead::O, delta, source, params, &b.delta_output).await?;
+            kernels::low_rank_add(kernels, gpu, params, &matrix, &b.reads, &b.delta_output).await?;
         let name = adapter_tensor_name(layer, "delta_o_rmsnorm_weight");
         let weight = self.upload.vector(source, &name).await?;
         let params = RmsNormParams {
@@ -573,36 +711,14 @@ impl Loader<'_> {
             accumulate: 1,
             last_only: 0,
         };
-        let (gpu, kernels) = (self.upload.gpu(), &mut self.kernels);
+        let kernels = &mut self.kernels;
         let norm =
             kernels::rms_norm(kernels, gpu, params, 1, &b.delta_output, &weight, &b.x).await?;
-        Ok(vec![product, norm])
-    }
-
-    /// y += (α / r)·m·W_Δ·ρ with the factors folded into the matrix.
-    async fn low_rank_add(
-        &mut self,
-        layer: usize,
-        head: DeltaHead,
-        delta: &DeltaConfig,
-        source: &dyn TensorSource,
-        params: kernels::LowRankAddParams,
-        y: &wgpu::Buffer,
-    ) -> Result<kernels::Op> {
-        let mut matrix =
-            source.read_all(&adapter_tensor_name(layer, &format!("delta_{}_proj", head.name())))?;
-        let raw_scale = match delta.delta_scale {
-            Some(_) => source.read_all(&adapter_tensor_name(layer, "delta_scale_raw"))?,
-            None => Vec::new(),
-        };
-        let factor = delta.correction_scale(head, &raw_scale);
-        for value in &mut matrix {
-            *value *= factor;
+        let mut output = plain.clone();
+        for ops in [&mut output.few, &mut output.many] {
+            ops.extend([product.clone(), norm.clone()]);
         }
-        let gpu = self.upload.gpu();
-        let matrix = gpu.storage_with("correction", &matrix).await?;
-        let kernels = &mut self.kernels;
-        kernels::low_rank_add(kernels, gpu, params, &matrix, &self.buffers.reads, y).await
+        Ok((output, (plain, vec![product, norm])))
     }
 
     async fn head(&mut self, embedding: Matrix) -> Result<Head> {
@@ -616,7 +732,13 @@ impl Loader<'_> {
         let norm = "model.norm.weight";
         let norm_all = self.hidden_norm(norm, &b.final_normed, false).await?;
         let norm_last = self.hidden_norm(norm, &b.final_normed, true).await?;
-        let target = LinearTarget { y: &b.logits, y_stride: config.vocab_size, accumulate: false };
+        let target = LinearTarget {
+            y: &b.logits,
+            y_stride: config.vocab_size,
+            accumulate: false,
+            gated: false,
+            beside: Beside::Nothing,
+        };
         let logits_all = self.linear(&weight, &b.final_normed, target).await?;
         let (gpu, kernels) = (self.upload.gpu(), &mut self.kernels);
         let logits_last =

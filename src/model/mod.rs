@@ -14,7 +14,7 @@ pub use park::ParkedContext;
 use crate::config::{DeltaConfig, ModelConfig};
 use crate::engine::{Call, MAX_TOP_K, Outputs, RepetitionPenalty, TopK, Wanted, WantedLogits};
 use crate::error::{Error, Result};
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, Tier};
 use crate::kernels::{Op, Step};
 use crate::kv_cache::KvCache;
 use crate::memory::{MemoryDims, MemoryState};
@@ -63,45 +63,48 @@ struct Layer {
     input_norm: Op,
     qkv: Linear,
     memory: Option<MemoryLayer>,
-    /// Qwen3's norms of q and k heads.
-    qk_norm: Vec<Op>,
+    /// Δq, Δk, Δv, where the rotation does not take them along.
+    correct_heads: Vec<Op>,
     rope_kv: Op,
     attention: Linear,
     output: Linear,
     post_norm: Op,
+    /// With silu(gate)·up.
     gate_up: Linear,
-    silu_mul: Op,
     down: Linear,
 }
 
-/// Operations of δ-mem in one wrapped layer.
+/// Operations of δ-mem in one wrapped layer, beside what others take along: the linear rows m_q, m_k,
+/// m_v, β and λ come with q, k, v, Δq, Δk, Δv go in before the rotation, and Δo with o.
 #[derive(Debug)]
 struct MemoryLayer {
-    /// Linear part of m_q, m_k, m_v, β and λ for each token.
-    rows: Linear,
-    project: Op,
-    scan: Op,
-    read: Op,
-    /// Δq, Δk, Δv into the concatenated projections.
-    correct_qkv: Vec<Op>,
-    /// Δo, through its norm if there is one, into the residual stream.
-    correct_output: Vec<Op>,
+    /// ρ of each token, and its write.
+    write: Linear,
+    /// ρ of each token alone.
+    read: Linear,
+    /// o and Δo (through its norm if there is one) into the residual stream one after the other, for
+    /// who looks between them.
+    output_apart: (Linear, Vec<Op>),
     bias: wgpu::Buffer,
 }
 
 /// Operations in two forms, for a few tokens and for many.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Linear {
     few: Vec<Op>,
     many: Vec<Op>,
+    /// From how many tokens on the second form is taken.
+    many_from: u32,
 }
 
 impl Linear {
-    /// From how many tokens on the second form is taken.
-    const MANY: u32 = 8;
+    /// From how many tokens on products of many are faster.
+    fn many_from(tier: &Tier) -> u32 {
+        if tier.software { 8 } else { 8 }
+    }
 
     fn record(&self, pass: &mut wgpu::ComputePass<'_>, step: &Step) {
-        let ops = if step.n_tokens < Linear::MANY { &self.few } else { &self.many };
+        let ops = if step.n_tokens < self.many_from { &self.few } else { &self.many };
         record_all(ops, pass, step);
     }
 }
@@ -351,10 +354,10 @@ impl Model {
             match (gauges, &layer.memory) {
                 (Some(gauges), Some(memory)) => {
                     drop(pass);
-                    gauges.record(encoder, self, layer, memory, index, step);
+                    gauges.record(encoder, self, memory, index, step);
                     pass = encoder.begin_compute_pass(&Default::default());
                 }
-                _ => self.record_output(&mut pass, layer, step),
+                _ => layer.output.record(&mut pass, step),
             }
             self.record_feed_forward(&mut pass, layer, step);
             if let Some(capture) = capture {
@@ -378,10 +381,8 @@ impl Model {
         layer.input_norm.record(pass, step);
         layer.qkv.record(pass, step);
         if let Some(memory) = &layer.memory {
-            memory.rows.record(pass, step);
-            memory.project.record(pass, step);
             match plan {
-                WritePlan::PerToken => memory.scan.record(pass, step),
+                WritePlan::PerToken => memory.write.record(pass, step),
                 WritePlan::ReadOnly => memory.read.record(pass, step),
                 WritePlan::Groups { .. } => {
                     memory.read.record(pass, step);
@@ -390,25 +391,15 @@ impl Model {
                     }
                 }
             }
-            record_all(&memory.correct_qkv, pass, step);
         }
-        record_all(&layer.qk_norm, pass, step);
+        record_all(&layer.correct_heads, pass, step);
         layer.rope_kv.record(pass, step);
         layer.attention.record(pass, step);
-    }
-
-    /// x += o, then + Δo.
-    fn record_output(&self, pass: &mut wgpu::ComputePass<'_>, layer: &Layer, step: &Step) {
-        layer.output.record(pass, step);
-        if let Some(memory) = &layer.memory {
-            record_all(&memory.correct_output, pass, step);
-        }
     }
 
     fn record_feed_forward(&self, pass: &mut wgpu::ComputePass<'_>, layer: &Layer, step: &Step) {
         layer.post_norm.record(pass, step);
         layer.gate_up.record(pass, step);
-        layer.silu_mul.record(pass, step);
         layer.down.record(pass, step);
     }
 

@@ -1,12 +1,16 @@
 //! embed, matvec and matmul in every weight format, whole and in parts.
 
 use crate::bench::*;
-use deltamem::kernels::{self, LinearTarget};
+use deltamem::kernels::{self, Beside, LinearTarget};
 use deltamem::reference::{self, Output};
 use deltamem::shader::Storage;
 
 /// A marker in places that a kernel must leave alone.
 const UNTOUCHED: f32 = 777.0;
+
+fn plain(y: &wgpu::Buffer, y_stride: usize, accumulate: bool) -> LinearTarget<'_> {
+    LinearTarget { y, y_stride, accumulate, gated: false, beside: Beside::Nothing }
+}
 
 struct Product {
     n_tokens: usize,
@@ -64,7 +68,7 @@ fn check(form: Form) {
 
                 let x = bench.floats(&strided(&x, k, k.next_multiple_of(4), 0.0));
                 let y = bench.floats(&strided(&before, n_rows, y_stride, UNTOUCHED));
-                let target = LinearTarget { y: &y, y_stride, accumulate };
+                let target = plain(&y, y_stride, accumulate);
                 let (gpu, kernels) = (&bench.gpu, &mut bench.kernels);
                 let ops = match form {
                     Form::Matmul => made(kernels::matmul(kernels, gpu, &matrix, &x, target)),
@@ -95,6 +99,135 @@ fn matvec_matches_reference() {
 #[test]
 fn matmul_matches_reference() {
     check(Form::Matmul);
+}
+
+/// What a product takes along is there as if it had been computed by itself, whether it can be taken
+/// along (one part, R of whole quads) or not.
+#[test]
+fn what_rides_along_matches_reference() {
+    for mut bench in benches(Storage::F32, 8, 128) {
+        for (storage, k, n_rows, n_reads, part_rows) in [
+            (Storage::Q4K, 2048, 70, 8, None),
+            (Storage::Q6K, 512, 37, 32, Some(20)),
+            (Storage::F16, 50, 37, 5, None),
+            (Storage::Q4, 50, 65, 8, Some(33)),
+            (Storage::Q8, 35, 3, 4, None),
+            (Storage::F32, 1, 1, 4, None),
+        ] {
+            for (n_tokens, is_few) in [(1, true), (3, true), (3, false), (10, false)] {
+                check_beside(&mut bench, storage, (n_tokens, k, n_rows, n_reads), part_rows, is_few);
+            }
+        }
+    }
+}
+
+fn check_beside(
+    bench: &mut Bench,
+    storage: Storage,
+    (n_tokens, k, n_rows, n_reads): (usize, usize, usize, usize),
+    part_rows: Option<usize>,
+    is_few: bool,
+) {
+    let n_memory = 3 * n_reads + 2;
+    let what = format!(
+        "{} {n_tokens}×{k}→{n_rows}, {n_reads} reads, few {is_few} on {}",
+        storage.name(),
+        bench.tier
+    );
+    let x = noise(n_tokens * k, 1, 1.0);
+    let w = noise(n_rows * k, 2, 1.0);
+    let matrix = bench.matrix(&w, k, storage, part_rows);
+    let w = stored(storage, &w, k);
+    let memory = noise(n_memory * k, 3, 1.0);
+    let memory_matrix = bench.matrix(&memory, k, Storage::F32, None);
+    let delta = noise(n_rows * n_reads, 4, 1.0);
+    let reads = noise(n_tokens * n_reads, 5, 1.0);
+    let before = noise(n_tokens * n_rows, 6, 1.0);
+    let mut product = vec![0.0; n_tokens * n_rows];
+    reference::matmul(&x, &w, k, &mut product, Output::Store);
+
+    let x_buffer = bench.floats(&strided(&x, k, k.next_multiple_of(4), 0.0));
+    let tolerance = Tolerance::sum(k + n_reads, 0.25);
+    let make = |bench: &mut Bench, target: LinearTarget<'_>| {
+        let (gpu, kernels) = (&bench.gpu, &mut bench.kernels);
+        match is_few {
+            true => made(kernels::matvec(kernels, gpu, &matrix, &x_buffer, target, false)),
+            false => made(kernels::matmul(kernels, gpu, &matrix, &x_buffer, target)),
+        }
+    };
+    let is_fused = is_few || bench.gpu.tier.software;
+
+    // the memory's rows of the same x
+    let y = bench.floats(&vec![UNTOUCHED; product.len()]);
+    let raw = bench.floats(&vec![UNTOUCHED; n_tokens * n_memory]);
+    let beside = Beside::MemoryRows { weight: &memory_matrix, raw: &raw };
+    let ops = make(bench, LinearTarget { beside, ..plain(&y, n_rows, false) });
+    assert_eq!(ops.len(), matrix.parts.len() + usize::from(!is_few), "{what}");
+    bench.run(step(n_tokens, 0, 0), &ops);
+    assert_close(&format!("{what}, memory rows"), &bench.read(&y), &product, tolerance);
+    let mut expected = vec![0.0; n_tokens * n_memory];
+    reference::matmul(&x, &memory, k, &mut expected, Output::Store);
+    assert_close(&format!("{what}, raw"), &bench.read(&raw), &expected, tolerance);
+
+    // the correction of what is written
+    let y = bench.floats(&before);
+    let (d, r) = (bench.floats(&delta), bench.floats(&reads));
+    let beside = Beside::Correction { delta: &d, reads: &r, n_reads };
+    let ops = make(bench, LinearTarget { beside, ..plain(&y, n_rows, true) });
+    let is_fused = is_fused && n_reads % 4 == 0;
+    assert_eq!(ops.len(), matrix.parts.len() + usize::from(!is_fused), "{what}");
+    bench.run(step(n_tokens, 0, 0), &ops);
+    let mut expected: Vec<f32> = before.iter().zip(&product).map(|(b, p)| b + p).collect();
+    reference::low_rank_add(&mut expected, &delta, &reads, n_reads);
+    assert_close(&format!("{what}, corrected"), &bench.read(&y), &expected, tolerance);
+}
+
+#[test]
+fn gated_products_match_reference() {
+    for mut bench in benches(Storage::F32, 8, 128) {
+        for (storage, n_tokens, k, n) in [
+            (Storage::Q4K, 2, 512, 70),
+            (Storage::Q6K, 9, 512, 33),
+            (Storage::Q4, 3, 50, 5),
+            (Storage::F16, 1, 50, 37),
+            (Storage::F32, 9, 3, 1),
+        ] {
+            let x = noise(n_tokens * k, 1, 1.0);
+            let w = noise(2 * n * k, 2, 1.0);
+            let matrix = bench.matrix(&w, k, storage, None);
+            let w = stored(storage, &w, k);
+            let (gate_weight, up_weight) = w.split_at(n * k);
+            let mut expected = vec![0.0; n_tokens * n];
+            let mut up = expected.clone();
+            reference::matmul(&x, gate_weight, k, &mut expected, Output::Store);
+            reference::matmul(&x, up_weight, k, &mut up, Output::Store);
+            reference::silu_mul(&mut expected, &up);
+            let stride = n + 3;
+            let expected = strided(&expected, n, stride, UNTOUCHED);
+            let x = bench.floats(&strided(&x, k, k.next_multiple_of(4), 0.0));
+            let (few, many) = kernels::can_gate(&bench.kernels, &matrix);
+            assert_eq!((few, many), (true, bench.gpu.tier.software));
+            for is_few in [true, false] {
+                if !is_few && !many {
+                    continue;
+                }
+                let y = bench.floats(&vec![UNTOUCHED; n_tokens * stride]);
+                let target = LinearTarget { gated: true, ..plain(&y, stride, false) };
+                let (gpu, kernels) = (&bench.gpu, &mut bench.kernels);
+                let ops = match is_few {
+                    true => made(kernels::matvec(kernels, gpu, &matrix, &x, target, false)),
+                    false => made(kernels::matmul(kernels, gpu, &matrix, &x, target)),
+                };
+                bench.run(step(n_tokens, 0, 0), &ops);
+                let name = storage.name();
+                let what =
+                    format!("gated {name} {n_tokens}×{k}→{n}, few {is_few} on {}", bench.tier);
+                // silu is at most 1.1 times as steep as the gate, and times up of a few
+                let tolerance = Tolerance::sum(k, 2.0);
+                assert_close(&what, &bench.read(&y), &expected, tolerance);
+            }
+        }
+    }
 }
 
 #[test]
@@ -164,7 +297,7 @@ fn stacked_tensors_are_one_matrix() {
 
         let x = bench.floats(&strided(&x, k, 72, 0.0));
         let y = bench.floats(&vec![0.0; n_tokens * 54]);
-        let target = LinearTarget { y: &y, y_stride: 54, accumulate: false };
+        let target = plain(&y, 54, false);
         let (gpu, kernels) = (&bench.gpu, &mut bench.kernels);
         let ops = made(kernels::matmul(kernels, gpu, &matrix, &x, target));
         bench.run(step(n_tokens, 0, 0), &ops);

@@ -1,9 +1,10 @@
-//! The memory's kernels: segment_mean, memory_project, memory_scan, memory_read.
+//! The memory's kernels: segment_mean, memory_project, memory_scan, memory_read, memory_step.
 
 use crate::bench::*;
 use deltamem::config::{DeltaConfig, StateUpdateMode};
 use deltamem::kernels::{
-    self, MemoryProjectParams, MemoryReadParams, MemoryScanParams, SegmentMeanParams,
+    self, MemoryProjectParams, MemoryReadParams, MemoryScanParams, MemoryStepBuffers,
+    MemoryStepParams, SegmentMeanParams,
 };
 use deltamem::reference::{self, Projected};
 use deltamem::shader::Storage;
@@ -93,6 +94,92 @@ fn check_project(bench: &mut Bench, delta: &DeltaConfig, raw: &[f32], bias: f32)
         let tolerance = Tolerance::new(1e-6, 1e-5);
         let what = format!("memory_project {delta:?} over groups {over_groups}");
         assert_close(&what, &bench.read(&projected), &expected, tolerance);
+    }
+}
+
+/// memory_step in the second of three layers against memory_project and memory_scan or memory_read.
+fn check_step(bench: &mut Bench, delta: &DeltaConfig, raw: &[f32], bias: f32, writes: bool) {
+    let (rank, n_rows, n_gates) = (delta.rank, delta.n_rows(), delta.n_gates());
+    let width = 3 * n_rows + n_gates * if delta.uses_lambda() { 2 } else { 1 };
+    let n_tokens = raw.len() / width;
+    let beta_bias: Vec<f32> = noise(n_gates, 2, 2.0).iter().map(|b| b + bias).collect();
+    let lambda_bias: Vec<f32> = noise(n_gates, 3, 2.0).iter().map(|b| b - bias).collect();
+    let layer_len = n_rows * rank;
+    let before = noise(3 * layer_len, 9, 1.0);
+    let mut after = before.clone();
+    let own = &mut after[layer_len..2 * layer_len];
+    let p = reference::memory_project(delta, raw, &beta_bias, &lambda_bias);
+    let expected_reads = match writes {
+        true => reference::memory_scan(own, &p, rank),
+        false => reference::memory_read(own, &p.q, rank),
+    };
+
+    let source = bench.floats(raw);
+    let biases = bench.floats(&[beta_bias, lambda_bias].concat());
+    let state = bench.floats(&before);
+    let reads = bench.floats(&vec![0.0; n_tokens * n_rows]);
+    let projected = bench.floats(&vec![777.0; n_tokens * 6 * n_rows]);
+    let params = MemoryStepParams {
+        num_state_heads: delta.num_state_heads as u32,
+        raw_stride: width as u32,
+        normalize_qk: delta.normalize_qk.into(),
+        gates_per_head: if delta.rankwise_gates { rank as u32 } else { 1 },
+        lambda_mode: match delta.state_update_mode {
+            StateUpdateMode::NoLambda => 0,
+            _ if delta.couple_lambda => 1,
+            _ => 2,
+        },
+        erase_lambda: (delta.state_update_mode == StateUpdateMode::LambdaOutside).into(),
+        writes: writes.into(),
+        layer: 1,
+    };
+    let buffers = MemoryStepBuffers {
+        raw: &source,
+        bias: &biases,
+        state: &state,
+        reads: &reads,
+        projected: &projected,
+    };
+    let op = made(kernels::memory_step(&mut bench.kernels, &bench.gpu, params, buffers));
+    bench.run(step(n_tokens, 0, 0), &[op]);
+    let what = format!("memory_step {delta:?} writes {writes} on {}", bench.tier);
+    let largest = |x: &[f32]| x.iter().fold(1.0f32, |m, x| m.max(x.abs()));
+    // as memory_project and memory_scan together: unit vectors and gates keep 1e-5, the rest are sums
+    let tolerance = |x: &[f32]| Tolerance::new(largest(x) * (rank + 10) as f32 * 1e-6, 2e-5);
+    assert_close(&format!("{what}, state"), &bench.read(&state), &after, tolerance(&after));
+    let found = bench.read(&reads);
+    assert_close(&format!("{what}, reads"), &found, &expected_reads, tolerance(&expected_reads));
+    let written = bench.read(&projected);
+    let gates: Vec<f32> = written.chunks(n_rows).skip(5).step_by(6).flatten().copied().collect();
+    assert_close(&format!("{what}, gates"), &gates, &p.write, Tolerance::new(1e-6, 1e-5));
+}
+
+#[test]
+fn memory_step_matches_reference() {
+    for config in [
+        r#"{"rank": 8}"#,
+        r#"{"rank": 8, "num_state_heads": 4, "rankwise_gates": false}"#,
+        r#"{"rank": 5, "num_state_heads": 3, "couple_lambda": false}"#,
+        r#"{"rank": 5, "num_state_heads": 3, "couple_lambda": false, "rankwise_gates": false,
+            "state_update_mode": "lambda_outside", "normalize_qk": false}"#,
+        r#"{"rank": 3, "state_update_mode": "no_lambda", "couple_lambda": false}"#,
+        r#"{"rank": 128, "state_update_mode": "lambda_outside"}"#,
+    ] {
+        let delta = delta(config);
+        let mut benches = benches(Storage::F32, delta.rank, 128);
+        let gates = delta.n_gates() * if delta.uses_lambda() { 2 } else { 1 };
+        let width = 3 * delta.n_rows() + gates;
+        // where a CPU plays the GPU, and the wide workgroups of one
+        for bench in benches.iter_mut().step_by(2) {
+            for writes in [true, false] {
+                check_step(bench, &delta, &noise(7 * width, 1, 4.0), 0.0, writes);
+                // gates at both ends; tiny rows, whose direction the normalisation brings out
+                check_step(bench, &delta, &noise(width, 1, 4.0), 200.0, writes);
+                for scale in [1e-3, 1e-5, 1e-30, 0.0] {
+                    check_step(bench, &delta, &noise(2 * width, 1, scale), -200.0, writes);
+                }
+            }
+        }
     }
 }
 

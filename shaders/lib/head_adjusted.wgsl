@@ -1,0 +1,54 @@
+// A head of q, k or v with what δ-mem adds, then normed where the backbone norms heads:
+//   x = qkv + D · ρ;  q and k: x = w · x / sqrt(mean(x²) + eps)          (SPEC.md sections 1, 2)
+// R is a multiple of 4 here, or 0. Held in workgroup memory: a rotated element takes two.
+@group(0) @binding(3) var<storage, read> adjustments: array<vec4<f32>>; // w of q, of k (d each, if has_norm); then D
+@group(0) @binding(5) var<storage, read> reads: array<vec4<f32>>; // [T, R / 4]
+
+#import reduce
+
+var<workgroup> head_values: array<f32, HEAD_DIM>;
+
+// For the whole workgroup, in uniform control flow; head counts q, then k, then v heads.
+fn load_head(token: u32, head: u32, lane: u32) {
+    let n_qk = params.n_heads + params.n_kv_heads;
+    let n_quads = params.n_reads / 4u;
+    // D has the rows of those of q, k, v that are corrected, one below the other
+    var is_corrected = params.corrects_v == 1u;
+    var row = (head - params.n_heads * (1u - params.corrects_q)
+        - params.n_kv_heads * (1u - params.corrects_k)) * HEAD_DIM;
+    if (head < params.n_heads) {
+        is_corrected = params.corrects_q == 1u;
+        row = head * HEAD_DIM;
+    } else if (head < n_qk) {
+        is_corrected = params.corrects_k == 1u;
+        row = (head - params.n_heads * (1u - params.corrects_q)) * HEAD_DIM;
+    }
+    let first = params.has_norm * (HEAD_DIM / 2u) + row * n_quads;
+    let start = token * params.stride + head * HEAD_DIM;
+    var squares = 0.0;
+    for (var i = lane; i < HEAD_DIM; i += WORKGROUP_SIZE) {
+        var x = qkv[start + i];
+        if (is_corrected) {
+            for (var j = 0u; j < n_quads; j++) {
+                x += dot(adjustments[first + i * n_quads + j], reads[token * n_quads + j]);
+            }
+        }
+        head_values[i] = x;
+        squares += x * x;
+    }
+    if (params.has_norm == 1u) {
+        let scale = 1.0 / sqrt(reduce_add(lane, squares) / f32(HEAD_DIM) + params.eps);
+        if (head < n_qk) {
+            let w = select(0u, HEAD_DIM, head >= params.n_heads);
+            for (var i = lane; i < HEAD_DIM; i += WORKGROUP_SIZE) {
+                head_values[i] *= adjustments[(w + i) / 4u][(w + i) % 4u] * scale;
+            }
+        }
+    }
+    workgroupBarrier();
+}
+
+// Element i of the head that was loaded.
+fn element(token: u32, head: u32, i: u32) -> f32 {
+    return head_values[i];
+}

@@ -1,0 +1,29 @@
+// The memory's linear rows M · x, f32, by the workgroups behind those of W: eight rows each, its
+// invocations stride through k (SPEC.md section 2).
+@group(0) @binding(3) var<storage, read> memory_weight: array<vec4<f32>>; // [n, ceil(k / 4)]
+@group(0) @binding(11) var<storage, read_write> raw: array<f32>; // [T, n]
+
+// True if this workgroup, of which `first` have rows of W, has memory rows.
+fn memory_rows(first: u32, group: u32, token: u32, lane: u32) -> bool {
+    if (group < first) {
+        return false;
+    }
+    let n_quads = min(params.n_quads, arrayLength(&x));
+    let n_rows = arrayLength(&memory_weight) / n_quads;
+    let first_row = (group - first) * 8u;
+    var sums: array<f32, 8>;
+    for (var quad = lane; quad < n_quads; quad += WORKGROUP_SIZE) {
+        let input = x[token * n_quads + quad];
+        for (var i = 0u; i < 8u; i++) {
+            // rows past the end repeat the last one and are not stored
+            sums[i] += dot(memory_weight[min(first_row + i, n_rows - 1u) * n_quads + quad], input);
+        }
+    }
+    for (var i = 0u; i < 8u; i++) {
+        let total = reduce_add(lane, sums[i]);
+        if (lane == 0u && first_row + i < n_rows) {
+            raw[token * n_rows + first_row + i] = total;
+        }
+    }
+    return true;
+}

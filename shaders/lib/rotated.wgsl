@@ -1,0 +1,15 @@
+// Element i of a head after RoPE (SPEC.md section 1):
+//   y[i] = x[i]·cos − x[i + d/2]·sin,  y[i + d/2] = x[i + d/2]·cos + x[i]·sin;  NoPE: y = x
+const HALF: u32 = HEAD_DIM / 2u;
+
+fn rotated(token: u32, head: u32, i: u32) -> f32 {
+    let x = element(token, head, i);
+    if (params.use_rope == 0u) {
+        return x;
+    }
+    let rotation = rope_table[(step.n_past + token) * HALF + i % HALF];
+    if (i < HALF) {
+        return x * rotation.x - element(token, head, i + HALF) * rotation.y;
+    }
+    return x * rotation.x + element(token, head, i - HALF) * rotation.y;
+}

@@ -76,7 +76,7 @@ after(() => {
 function run(program, args) {
   const built = process.env.DELTAMEM_BIN;
   const cargo = ["run", "--quiet", "--bin", program, "--", ...args];
-  const { status } = spawnSync(built ?? "cargo", built ? args : cargo, { cwd: root, stdio: "inherit" });
+  const { status } = spawnSync(built ?? "cargo", built ? args : cargo, { cwd: root, stdio: ["ignore", "ignore", "inherit"] });
   assert.equal(status, 0);
 }
 

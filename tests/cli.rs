@@ -712,7 +712,7 @@ fn generate_tells_the_model_of_tools() {
         model.run(&[&talk[..], more].concat())
     };
     let noise = Home::noisy();
-    run(&noise, &["--tools", tools, "--tool-format", "python"]).expect(1).err_has("python_tools");
+    run(&noise, &["--tools", tools, "--tool-format", "python"]).expect(2).err_has("python_tools");
     run(&noise, &["--tools", "nowhere.json"]).expect(1).err_has("nowhere.json");
     run(&noise, &["--tool-format", "xml"]).expect(2);
 }

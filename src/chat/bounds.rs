@@ -33,7 +33,7 @@ const CONCAT: &str = "\u{0}concat";
 pub(super) fn too_large() -> Error {
     Error::new(
         ErrorKind::InvalidOperation,
-        format!("a value is larger than {MAX_RENDERED_BYTES} bytes"),
+        format!("a value is larger than {MAX_RENDERED_BYTES} bytes, or nested too deeply"),
     )
 }
 

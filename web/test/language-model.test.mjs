@@ -105,9 +105,12 @@ test("several messages, thoughts, gauges and settings reach the model", async ()
   const { options, messages } = fake.models.at(-1).calls.at(-1);
   assert.deepEqual([options.seed, options.topK, options.write, messages.length], [7, 3, false, 3]);
   assert.equal(fake.models.at(-1).options.thinking, true);
-  await session.prompt("think", { thinking: false, onThought: (text) => thoughts.push(text) });
+  await session.prompt("think", { thinking: false, toolFormat: "python", onThought: (text) => thoughts.push(text) });
   await session.prompt("think again", { onThought: (text) => thoughts.push(text) });
   assert.deepEqual(thoughts, ["hm"]);
+  // both hold for the turns that follow
+  const formats = fake.models.at(-1).calls.slice(-3).map(({ options }) => options.toolFormat);
+  assert.deepEqual(formats, [undefined, "python", "python"]);
 });
 
 test("what is no prompt is refused before the model sees it", async () => {

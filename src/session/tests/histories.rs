@@ -276,3 +276,44 @@ fn tools_and_their_results_reach_the_template() {
     calling.tool_calls[0].arguments.clear();
     assert!(!replies.is_same(&raw, &calling));
 }
+
+/// The date, the format of tools and variables belong to a conversation, and go where it goes.
+#[test]
+fn what_a_template_is_told_is_parked_with_a_conversation() {
+    let mut s = session();
+    let template = include_str!("../../chat/smollm3_like.jinja");
+    s.model.template = ChatTemplate::parse(template, None, None).unwrap();
+    let day = |n: i64| CivilDate::from_unix_seconds(n * 86_400);
+    block_on(s.begin(Vec::new(), day(1))).unwrap();
+    s.set_tools(vec![json!({ "name": "weather" })]).unwrap();
+    s.set_tool_format(ToolFormat::Python);
+    let header = |s: &Session| s.render_tokens(false).unwrap().0;
+
+    // the template passes over calls, and is shown them as the model writes them
+    let arguments = json!({ "city": "Lisbon" }).as_object().unwrap().clone();
+    let mut calling = assistant("");
+    calling.tool_calls = vec![ToolCall { name: "weather".into(), arguments, id: None }];
+    let turn = say_from(&mut s, vec![user("Rain?"), calling, Message::new(Role::Tool, "It does.")]);
+    let text = header(&s);
+    let code = "<code>\nweather(city='Lisbon')\n</code><|im_end|>\n<|im_start|>user\nIt does.";
+    assert!(text.contains("Today Date: 02 January 1970") && text.contains(code), "{text}");
+    assert!(text.contains("⟦5⟧\n{'name': 'weather'}\n⟦6⟧"), "{text}");
+    let read = s.model.tokenizer.decode(s.processed_tokens(), false);
+    assert!(read.contains(code) && turn.prompt.rollback.is_none(), "{read}");
+
+    let parked = block_on(s.park()).unwrap();
+    block_on(s.begin(Vec::new(), day(2))).unwrap();
+    s.set_tools(Vec::new()).unwrap();
+    s.set_tool_format(ToolFormat::Template);
+    let variables = json!({ "custom_instructions": "Be kind." });
+    s.set_template_variables(variables.as_object().unwrap().clone()).unwrap();
+    say(&mut s, "Hello.");
+    let other = header(&s);
+    assert!(other.contains("03 January 1970") && other.contains("Be kind."), "{other}");
+    assert_eq!(s.date(), day(2));
+    let taken = json!({ "messages": [] }).as_object().unwrap().clone();
+    assert_eq!(s.set_template_variables(taken).unwrap_err().code(), "setting");
+    s.adopt(parked).unwrap();
+    assert_eq!((header(&s), s.date(), s.tool_format()), (text, day(1), ToolFormat::Python));
+    assert_eq!(say(&mut s, "So?").prompt.rollback, None);
+}

@@ -478,6 +478,32 @@ fn a_system_message_is_read_once_for_conversations_that_begin_alike() {
 }
 
 #[test]
+fn beginnings_on_disk_outlive_the_server_and_go_with_a_memory() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().to_str().expect("a plain name");
+    let kept = ["--conversations", "1", "--prefixes", "0", "--prefix-cache", path];
+    let cached = |server: &Server, text: &str| {
+        let system = json!({ "role": "system", "content": "Be kind and brief. ".repeat(16) });
+        let messages = json!([system, user(text)]);
+        let body =
+            json!({ "messages": messages, "max_tokens": 1, "deltamem": { "memory": false } });
+        let turn = server.chat(&body, &[]);
+        turn["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().expect("a count")
+    };
+    let server = Server::start(&kept);
+    assert_eq!(cached(&server, "Hello!"), 0);
+    let beside = Server::start(&kept);
+    assert!(cached(&beside, "Hi!") >= 64);
+    drop(beside);
+    let server = server.restart();
+    assert!(cached(&server, WHERE) >= 64);
+    assert_eq!(std::fs::read_dir(path).expect("the folder").count(), 1);
+    json_of(server.post("/v1/memory/forget", &json!({}), &[]), 200);
+    assert_eq!(std::fs::read_dir(path).expect("the folder").count(), 0);
+    assert_eq!(cached(&server, "Good morning!"), 0);
+}
+
+#[test]
 fn what_the_page_needs_of_a_memory() {
     let site = tempfile::tempdir().expect("a folder");
     std::fs::write(site.path().join("index.html"), "<html><head></head>").expect("a page");

@@ -62,8 +62,9 @@ fn a_software_adapter_is_used_as_well_as_it_was() {
     let mut found = Vec::new();
     for _ in 0..ATTEMPTS {
         let device = Device::Gpu(gpu.clone());
-        let measured =
-            measure(&subject, &device, &LoadOptions::default(), &settings, None, &mut |_| {});
+        let load = LoadOptions::default();
+        let mut tell = |_: &str| {};
+        let measured = measure(&subject, &device, &load, &settings, None, &mut tell);
         let report = pollster::block_on(measured).expect("a report");
         let [prefill, decode] = [&report.prefill[0], &report.decode[0]].map(best);
         found.push((prefill, decode));

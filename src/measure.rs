@@ -12,7 +12,7 @@ pub mod runs;
 mod work;
 mod write_mode;
 
-pub use host::HostMemory;
+pub use host::{HostMemory, cpu_seconds};
 pub use peer::{Peer, PeerAbout};
 pub use report::{About, Report};
 pub use write_mode::WriteMode;
@@ -25,7 +25,7 @@ use crate::gpu::Counters;
 use crate::loaded::{Device, load_engine};
 use crate::model::{LoadOptions, context_window};
 use crate::weights::TensorSource;
-use peer::Rival;
+use peer::{PeerTime, Rival};
 use report::{FirstToken, KernelRow, LeftOut, Memory, PeerReport, Rate};
 use roofline::Limits;
 use web_time::{Duration, Instant};
@@ -110,8 +110,10 @@ struct Measured {
     counters: Option<Counters>,
     /// At best, for the whole run.
     limit_seconds: Option<f64>,
+    /// Of all rounds together, where the system says; the device's as well if it is a CPU.
+    cpu_seconds: Option<f64>,
     /// A peer's of the same rounds, one a round, for as many tokens.
-    peer_seconds: Vec<f64>,
+    peer: Vec<PeerTime>,
 }
 
 /// Measures a model, and in the same rounds a peer. `tell` hears what is being done.
@@ -220,7 +222,10 @@ impl Found<'_> {
                 Task::Decode(_) => report.decode.push(rate),
             }
         }
-        report.peers = rival.iter().map(|rival| PeerReport::of(rival.about(), &measured)).collect();
+        let is_cpu = report.memory_bytes.device_is_host;
+        let peers = rival.iter();
+        report.peers =
+            peers.map(|rival| PeerReport::of(rival.about(), &measured, is_cpu)).collect();
         report
     }
 }
@@ -459,7 +464,8 @@ async fn rounds(
             seconds: Vec::new(),
             counters: None,
             limit_seconds: limits.map(|limits| limit_of(candidate, limits)),
-            peer_seconds: Vec::new(),
+            cpu_seconds: Some(0.0),
+            peer: Vec::new(),
         })
         .collect();
     let begin = Instant::now();
@@ -470,6 +476,7 @@ async fn rounds(
             break;
         }
         for (candidate, measured) in group.iter_mut().zip(&mut measured) {
+            let cpu_before = cpu_seconds();
             let seconds = match runs.task {
                 Task::Prefill(n) => {
                     let seconds = runs::prefill(&mut candidate.engine, n).await?;
@@ -486,10 +493,12 @@ async fn rounds(
                 }
             };
             measured.seconds.push(seconds);
+            let spent = cpu_seconds().zip(cpu_before).map(|(after, before)| after - before);
+            measured.cpu_seconds = measured.cpu_seconds.zip(spent).map(|(sum, spent)| sum + spent);
         }
         if let Some(rival) = &mut rival {
-            let seconds = rival.run(runs.task, runs.n_tokens).await?;
-            measured.iter_mut().for_each(|measured| measured.peer_seconds.push(seconds));
+            let time = rival.run(runs.task, runs.n_tokens).await?;
+            measured.iter_mut().for_each(|measured| measured.peer.push(time));
         }
     }
     Ok(measured)

@@ -450,7 +450,7 @@ fn bench_runs_llama_cpp_in_the_same_rounds() {
         &home,
         r#"shift 2; echo "$@" > "$0.asked"
         echo '{"about": {"name": "llama.cpp", "version": "0", "engine": "fake"}}'
-        while read -r q; do echo "$q" >> "$0.asked"; echo '{"seconds": 2}'; done"#,
+        while read -r q; do echo "$q" >> "$0.asked"; echo '{"time": {"seconds": 2, "cpu_seconds": 1}}'; done"#,
     );
     let arguments = |against, more: &[&'static str]| {
         let all = ["bench", "--cpu", "--against", against, "--prefill", "4", "--contexts", "3"];

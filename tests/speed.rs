@@ -24,9 +24,12 @@ const CONFIG: &[u8] = br#"{"model_type": "smollm3", "hidden_size": 512, "interme
     "vocab_size": 2048, "rms_norm_eps": 1e-6, "rope_theta": 5e6,
     "max_position_embeddings": 1024, "tie_word_embeddings": true}"#;
 
-/// Shares of the adapter's limit that are the least, about half of what was found with lavapipe.
+/// Shares of the adapter's limit that are the least: half of what model S reaches with lavapipe on a quiet
+/// machine (0.42 and 0.23, BENCHMARKS.md). Beside six busy processes a core, four runs of this test found
+/// 0.22 to 0.66 and 0.20 to 0.73: load rather lowers the limit, so a slow change may pass there, and
+/// fails where the machine is quiet.
 const PREFILL_FLOOR: f64 = 0.20;
-const DECODE_FLOOR: f64 = 0.08;
+const DECODE_FLOOR: f64 = 0.115;
 const ATTEMPTS: usize = 2;
 
 /// The share of its limit that the fastest round reached.
@@ -62,8 +65,9 @@ fn a_software_adapter_is_used_as_well_as_it_was() {
     let mut found = Vec::new();
     for _ in 0..ATTEMPTS {
         let device = Device::Gpu(gpu.clone());
-        let measured =
-            measure(&subject, &device, &LoadOptions::default(), &settings, None, &mut |_| {});
+        let load = LoadOptions::default();
+        let mut tell = |_: &str| {};
+        let measured = measure(&subject, &device, &load, &settings, None, &mut tell);
         let report = pollster::block_on(measured).expect("a report");
         let [prefill, decode] = [&report.prefill[0], &report.decode[0]].map(best);
         found.push((prefill, decode));

@@ -16,8 +16,17 @@ pub struct PeerAbout {
     pub engine: String,
 }
 
-/// Seconds that a peer took; by its own clock, so that the way to it is not counted.
-pub type PeerSeconds<'a> = Pin<Box<dyn Future<Output = Result<f64>> + 'a>>;
+/// What a run took in a peer, by its own clock, so that the way to it is not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+pub struct PeerTime {
+    pub seconds: f64,
+    /// Of all its threads together, where it knows.
+    #[serde(default)]
+    pub cpu_seconds: Option<f64>,
+}
+
+/// A run in a peer.
+pub type PeerRun<'a> = Pin<Box<dyn Future<Output = Result<PeerTime>> + 'a>>;
 
 /// Another engine with the same model, or one of the same shapes.
 pub trait Peer {
@@ -25,10 +34,10 @@ pub trait Peer {
     fn about(&self) -> &PeerAbout;
 
     /// Reads a prompt of `n` tokens, from an empty context to the next token.
-    fn prefill(&mut self, n: usize) -> PeerSeconds<'_>;
+    fn prefill(&mut self, n: usize) -> PeerRun<'_>;
 
     /// Decodes `n` greedy tokens behind a context of `context` tokens, which is no part of the time.
-    fn decode(&mut self, context: usize, n: usize) -> PeerSeconds<'_>;
+    fn decode(&mut self, context: usize, n: usize) -> PeerRun<'_>;
 }
 
 /// Tokens of the prompt that warms a peer up: engines have other kernels for few tokens than for many.
@@ -59,12 +68,13 @@ impl<'a> Rival<'a> {
         self.peer.about()
     }
 
-    /// Seconds of one run of `n` tokens.
-    pub(super) async fn run(&mut self, task: Task, n: usize) -> Result<f64> {
-        let seconds = match task {
+    /// One run of `n` tokens.
+    pub(super) async fn run(&mut self, task: Task, n: usize) -> Result<PeerTime> {
+        let time = match task {
             Task::Prefill(n) => self.peer.prefill(n).await?,
             Task::Decode(context) => self.peer.decode(context, n).await?,
         };
+        let PeerTime { seconds, .. } = time;
         if !(seconds.is_finite() && seconds > 0.0) {
             let reason = format!("it says that {} took {seconds} s", task.name());
             return Err(Error::Peer { name: self.about().name.clone(), reason });
@@ -73,7 +83,7 @@ impl<'a> Rival<'a> {
             Task::Prefill(_) => self.prefill_seconds_per_token = seconds / n as f64,
             Task::Decode(_) => self.decode_seconds_per_token = seconds / n as f64,
         }
-        Ok(seconds)
+        Ok(time)
     }
 
     pub(super) fn prefill_seconds_per_token(&self) -> f64 {
@@ -100,9 +110,9 @@ mod tests {
             Clock(PeerAbout { name, version, engine }, seconds)
         }
 
-        fn next(&mut self) -> PeerSeconds<'_> {
+        fn next(&mut self) -> PeerRun<'_> {
             let seconds = self.1.pop().expect("a time");
-            Box::pin(async move { Ok(seconds) })
+            Box::pin(async move { Ok(PeerTime { seconds, cpu_seconds: None }) })
         }
     }
 
@@ -111,11 +121,11 @@ mod tests {
             &self.0
         }
 
-        fn prefill(&mut self, _: usize) -> PeerSeconds<'_> {
+        fn prefill(&mut self, _: usize) -> PeerRun<'_> {
             self.next()
         }
 
-        fn decode(&mut self, _: usize, _: usize) -> PeerSeconds<'_> {
+        fn decode(&mut self, _: usize, _: usize) -> PeerRun<'_> {
             self.next()
         }
     }
@@ -127,7 +137,7 @@ mod tests {
             let mut rival = Rival::new(&mut clock, 4096).await.expect("a peer");
             assert_eq!(rival.prefill_seconds_per_token(), 4.0 / SHORT_PROMPT as f64);
             assert_eq!(rival.decode_seconds_per_token(), 0.5);
-            assert_eq!(rival.run(Task::Prefill(6), 6).await.expect("seconds"), 3.0);
+            assert_eq!(rival.run(Task::Prefill(6), 6).await.expect("seconds").seconds, 3.0);
             assert_eq!(rival.prefill_seconds_per_token(), 0.5);
             for said in ["took 0 s", "took NaN s"] {
                 let error = rival.run(Task::Decode(7), 2).await.expect_err("no time");

@@ -163,10 +163,14 @@ pub struct PeerRatio {
     pub delta: WriteMode,
     /// The median over rounds; above 1 this engine is the faster.
     pub ratio: f64,
+    /// The same by the CPU time of both processes in all rounds, which other load on the machine hardly
+    /// changes; only of a device that is a CPU. A thread that spins while it waits counts, so a peer has
+    /// one thread where this is to mean something.
+    pub cpu_ratio: Option<f64>,
 }
 
 impl PeerReport {
-    pub(super) fn of(about: &PeerAbout, measured: &[Measured]) -> PeerReport {
+    pub(super) fn of(about: &PeerAbout, measured: &[Measured], is_cpu: bool) -> PeerReport {
         let mut report =
             PeerReport { about: about.clone(), prefill: Vec::new(), decode: Vec::new() };
         for m in measured {
@@ -174,20 +178,26 @@ impl PeerReport {
                 Task::Prefill(n) => (Some(n), None, &mut report.prefill),
                 Task::Decode(n) => (None, Some(n), &mut report.decode),
             };
-            let ratio =
-                PeerRatio { delta: m.mode, ratio: speed_ratio(&m.seconds, &m.peer_seconds) };
+            let peer_seconds: Vec<f64> = m.peer.iter().map(|time| time.seconds).collect();
+            let peer_cpu: Option<f64> = m.peer.iter().map(|time| time.cpu_seconds).sum();
+            let ours = m.cpu_seconds.filter(|seconds| is_cpu && *seconds > 0.0);
+            let ratio = PeerRatio {
+                delta: m.mode,
+                ratio: speed_ratio(&m.seconds, &peer_seconds),
+                cpu_ratio: peer_cpu.zip(ours).map(|(theirs, ours)| theirs / ours),
+            };
             let is_same = |rate: &&mut PeerRate| (rate.tokens, rate.context) == (tokens, context);
             if let Some(rate) = rates.iter_mut().find(is_same) {
                 rate.ratios.push(ratio);
                 continue;
             }
-            let speeds = || m.peer_seconds.iter().map(|seconds| m.n_tokens as f64 / seconds);
+            let speeds = || peer_seconds.iter().map(|seconds| m.n_tokens as f64 / seconds);
             rates.push(PeerRate {
                 tokens,
                 context,
                 tok_s: median(speeds()),
                 tok_s_range: [speeds().fold(f64::INFINITY, f64::min), speeds().fold(0.0, f64::max)],
-                rounds: m.peer_seconds.len(),
+                rounds: peer_seconds.len(),
                 ratios: vec![ratio],
             });
         }
@@ -350,9 +360,12 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::peer::PeerTime;
 
     fn measured(task: Task, mode: WriteMode, seconds: &[f64], peer_seconds: &[f64]) -> Measured {
-        let (seconds, peer_seconds) = (seconds.to_vec(), peer_seconds.to_vec());
+        let time = |seconds: &f64| PeerTime { seconds: *seconds, cpu_seconds: Some(seconds * 3.0) };
+        let cpu_seconds = Some(seconds.iter().sum());
+        let (seconds, peer) = (seconds.to_vec(), peer_seconds.iter().map(time).collect());
         Measured {
             task,
             mode,
@@ -360,7 +373,8 @@ mod tests {
             seconds,
             counters: None,
             limit_seconds: None,
-            peer_seconds,
+            cpu_seconds,
+            peer,
         }
     }
 
@@ -376,13 +390,15 @@ mod tests {
                 measured(Task::Prefill(8), WriteMode::Tsw, &[4.0, 8.0, 2.0], &peer),
                 measured(Task::Decode(8), WriteMode::Off, &[4.0], &[2.0]),
             ],
+            true,
         );
         let found = json!(report);
-        let ratios = json!([{ "delta": "off", "ratio": 2.0 }, { "delta": "tsw", "ratio": 0.5 }]);
+        let ratios = json!([{ "delta": "off", "ratio": 2.0, "cpu_ratio": 10.5 },
+            { "delta": "tsw", "ratio": 0.5, "cpu_ratio": 3.0 }]);
         let prefill = json!([{ "tokens": 8, "tok_s": 2.0, "tok_s_range": [1.0, 4.0], "rounds": 3,
             "ratios": ratios }]);
         let decode = json!([{ "context": 8, "tok_s": 4.0, "tok_s_range": [4.0, 4.0], "rounds": 1,
-            "ratios": [{ "delta": "off", "ratio": 0.5 }] }]);
+            "ratios": [{ "delta": "off", "ratio": 0.5, "cpu_ratio": 1.5 }] }]);
         let expected = json!({ "name": "peer", "version": "1", "engine": "CPU",
             "prefill": prefill, "decode": decode });
         assert_eq!(found, expected);

@@ -5,7 +5,7 @@ use super::{JsResult, adapter_name, files, js_error, parse, setting, storage};
 use crate::error::{Error, Result};
 use crate::gpu::{Gpu, GpuOptions};
 use crate::loaded::{Device, quantisation};
-use crate::measure::peer::PeerSeconds;
+use crate::measure::peer::{PeerRun, PeerTime};
 use crate::measure::{About, Peer, PeerAbout, Settings, Subject, WriteMode, measure};
 use crate::model::LoadOptions;
 use crate::weights::TensorSource;
@@ -146,7 +146,7 @@ impl JsPeer {
         Ok(JsPeer { about, object })
     }
 
-    async fn ask(&self, method: &str, numbers: [usize; 2]) -> Result<f64> {
+    async fn ask(&self, method: &str, numbers: [usize; 2]) -> Result<PeerTime> {
         let failed = |error: JsValue| Error::Peer {
             name: self.about.name.clone(),
             reason: format!("{method}: {}", text_of(&error)),
@@ -157,7 +157,9 @@ impl JsPeer {
         let [n, context] = numbers.map(|number| JsValue::from_f64(number as f64));
         let answer = function.call2(&self.object, &n, &context).map_err(failed)?;
         let seconds = JsFuture::from(Promise::resolve(&answer)).await.map_err(failed)?;
-        seconds.as_f64().ok_or_else(|| failed("did not resolve to a number".into()))
+        let seconds = seconds.as_f64();
+        let seconds = seconds.ok_or_else(|| failed("did not resolve to a number".into()))?;
+        Ok(PeerTime { seconds, cpu_seconds: None })
     }
 }
 
@@ -166,11 +168,11 @@ impl Peer for JsPeer {
         &self.about
     }
 
-    fn prefill(&mut self, n: usize) -> PeerSeconds<'_> {
+    fn prefill(&mut self, n: usize) -> PeerRun<'_> {
         Box::pin(self.ask("prefill", [n, 0]))
     }
 
-    fn decode(&mut self, context: usize, n: usize) -> PeerSeconds<'_> {
+    fn decode(&mut self, context: usize, n: usize) -> PeerRun<'_> {
         Box::pin(self.ask("decode", [n, context]))
     }
 }

@@ -4,8 +4,8 @@ question, a line on standard output its answer.
     python llama_cpp.py FILE.gguf CONTEXT THREADS
 
 First {"about": {name, version, engine}}, or {"missing": why} without llama-cpp-python. Then
-{"prefill": n} and {"decode": n, "context": m} are answered with {"seconds": s}, anything that fails
-with {"error": why}. Only llama.cpp's own calls are timed: a batch and the greedy choice of a token.
+{"prefill": n} and {"decode": n, "context": m} are answered with {"time": {seconds, cpu_seconds}},
+anything that fails with {"error": why}. Only llama.cpp's own calls are timed: a batch and the greedy choice of a token.
 """
 
 import json
@@ -33,6 +33,11 @@ silent = api.llama_log_callback(lambda level, text, data: None)
 api.llama_log_set(silent, None)
 
 
+def stopwatch():
+    wall, cpu = time.perf_counter(), time.process_time()
+    return lambda: {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+
+
 class Engine:
     def __init__(self, path, context, threads):
         api.llama_backend_init()
@@ -58,7 +63,9 @@ class Engine:
         """Takes tokens in and gives the one that follows."""
         for start in range(0, len(tokens), self.n_batch):
             piece = tokens[start:start + self.n_batch]
-            batch = api.llama_batch_get_one((api.llama_token * len(piece))(*piece), len(piece))
+            # the batch has only their address
+            ids = (api.llama_token * len(piece))(*piece)
+            batch = api.llama_batch_get_one(ids, len(piece))
             if api.llama_decode(self.context, batch) != 0:
                 raise ValueError(f"llama_decode failed on {len(piece)} tokens")
         return api.llama_sampler_sample(self.greedy, self.context, -1)
@@ -73,17 +80,17 @@ class Engine:
 
     def prefill(self, n):
         self.read(0)
-        start = time.perf_counter()
+        took = stopwatch()
         self.read(n)
-        return time.perf_counter() - start
+        return took()
 
     def decode(self, n, context):
         self.read(context)
         token = 1
-        start = time.perf_counter()
+        took = stopwatch()
         for _ in range(n):
             token = self.feed([token])
-        return time.perf_counter() - start
+        return took()
 
 
 def main(path, context, threads):
@@ -100,10 +107,10 @@ def main(path, context, threads):
         try:
             question = json.loads(line)
             if "prefill" in question:
-                seconds = engine.prefill(question["prefill"])
+                took = engine.prefill(question["prefill"])
             else:
-                seconds = engine.decode(question["decode"], question["context"])
-            say({"seconds": seconds})
+                took = engine.decode(question["decode"], question["context"])
+            say({"time": took})
         except (ValueError, KeyError) as error:
             say({"error": str(error)})
 

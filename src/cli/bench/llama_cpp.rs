@@ -4,7 +4,7 @@
 
 use clap::ValueEnum;
 use deltamem::error::{Error, Result};
-use deltamem::measure::peer::PeerSeconds;
+use deltamem::measure::peer::{PeerRun, PeerTime};
 use deltamem::measure::{Peer, PeerAbout};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -38,7 +38,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 enum Answer {
     About(PeerAbout),
     Missing(String),
-    Seconds(f64),
+    Time(PeerTime),
     Error(String),
 }
 
@@ -49,7 +49,8 @@ pub struct LlamaCpp {
 }
 
 impl LlamaCpp {
-    /// Starts Python and loads a GGUF file, with room for `context` tokens. No answer may take longer
+    /// Starts Python and loads a GGUF file, with room for `context` tokens and as many
+    /// threads as there are cores, if not told otherwise. No answer may take longer
     /// than `patience`.
     ///
     /// # Errors
@@ -58,9 +59,11 @@ impl LlamaCpp {
         python: &Path,
         model: &Path,
         context: usize,
+        threads: Option<u32>,
         patience: Duration,
     ) -> Result<LlamaCpp> {
-        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = threads.map_or(cores, |n| n as usize);
         let mut command = Command::new(python);
         command.args(["-c", SCRIPT]).arg(model).args([context.to_string(), threads.to_string()]);
         let mut child = Talk::start(command, patience)?;
@@ -72,14 +75,14 @@ impl LlamaCpp {
                 python.display()
             ))),
             Answer::Error(why) => Err(failed(why)),
-            Answer::Seconds(_) => Err(failed("it answered before it was asked")),
+            Answer::Time(_) => Err(failed("it answered before it was asked")),
         }
     }
 
-    fn ask(&mut self, question: &Value) -> Result<f64> {
+    fn ask(&mut self, question: &Value) -> Result<PeerTime> {
         self.child.say(question)?;
         match self.child.answer()? {
-            Answer::Seconds(seconds) => Ok(seconds),
+            Answer::Time(time) => Ok(time),
             Answer::Error(why) => Err(failed(why)),
             Answer::About(_) | Answer::Missing(_) => {
                 Err(failed("its answer is not one to the question"))
@@ -93,14 +96,14 @@ impl Peer for LlamaCpp {
         &self.about
     }
 
-    fn prefill(&mut self, n: usize) -> PeerSeconds<'_> {
-        let seconds = self.ask(&json!({ "prefill": n }));
-        Box::pin(async { seconds })
+    fn prefill(&mut self, n: usize) -> PeerRun<'_> {
+        let time = self.ask(&json!({ "prefill": n }));
+        Box::pin(async { time })
     }
 
-    fn decode(&mut self, context: usize, n: usize) -> PeerSeconds<'_> {
-        let seconds = self.ask(&json!({ "decode": n, "context": context }));
-        Box::pin(async { seconds })
+    fn decode(&mut self, context: usize, n: usize) -> PeerRun<'_> {
+        let time = self.ask(&json!({ "decode": n, "context": context }));
+        Box::pin(async { time })
     }
 }
 
@@ -212,11 +215,11 @@ mod tests {
         let path = folder.path().join("python");
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("a file");
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("its mode");
-        LlamaCpp::start(&path, Path::new("m.gguf"), 64, Duration::from_millis(patience))
+        LlamaCpp::start(&path, Path::new("m.gguf"), 64, None, Duration::from_millis(patience))
     }
 
     fn seconds(peer: &mut LlamaCpp, n: usize) -> Result<f64> {
-        pollster::block_on(peer.prefill(n))
+        pollster::block_on(peer.prefill(n)).map(|time| time.seconds)
     }
 
     fn reason<T>(result: Result<T>) -> String {
@@ -230,13 +233,14 @@ mod tests {
 
     #[test]
     fn questions_are_answered_in_order() {
-        let script = r#"read q; [ "$q" = '{"prefill":8}' ] && echo '{"seconds": 0.5}'
-            read q; [ "$q" = '{"decode":2,"context":7}' ] && echo '{"seconds": 3}'
+        let script = r#"read q; [ "$q" = '{"prefill":8}' ] && echo '{"time": {"seconds": 0.5}}'
+            read q; [ "$q" = '{"decode":2,"context":7}' ] && echo '{"time": {"seconds": 3, "cpu_seconds": 4}}'
             read q; echo '{"error": "enough"}'"#;
         let mut peer = peer(&format!("{ABOUT}{script}"), 20_000).expect("a peer");
         assert_eq!(peer.about().name, "fake");
         assert_eq!(seconds(&mut peer, 8).expect("seconds"), 0.5);
-        assert_eq!(pollster::block_on(peer.decode(7, 2)).expect("seconds"), 3.0);
+        let time = pollster::block_on(peer.decode(7, 2)).expect("a time");
+        assert_eq!(time, PeerTime { seconds: 3.0, cpu_seconds: Some(4.0) });
         assert_eq!(reason(seconds(&mut peer, 1)), "enough");
         assert_eq!(reason(seconds(&mut peer, 1)), "the process ended (exit status: 0)");
     }
@@ -246,12 +250,12 @@ mod tests {
         let missing = reason(peer(r#"echo '{"missing": "No module named llama_cpp"}'"#, 20_000));
         assert!(missing.contains("-m pip install llama-cpp-python=="), "{missing}");
         let none = Path::new("/nowhere/python3");
-        let none = reason(LlamaCpp::start(none, none, 1, Duration::from_secs(1)));
+        let none = reason(LlamaCpp::start(none, none, 1, None, Duration::from_secs(1)));
         assert!(none.contains("cannot run `/nowhere/python3`"), "{none}");
         assert!(none.contains("--python"), "{none}");
         let error = r#"echo '{"error": "cannot load m.gguf"}'"#;
         assert_eq!(reason(peer(error, 20_000)), "cannot load m.gguf");
-        let early = r#"echo '{"seconds": 1}'"#;
+        let early = r#"echo '{"time": {"seconds": 1}}'"#;
         assert_eq!(reason(peer(early, 20_000)), "it answered before it was asked");
     }
 
@@ -259,7 +263,7 @@ mod tests {
     fn a_peer_that_talks_nonsense_hangs_or_dies_is_an_error() {
         let said = reason(peer("echo Segmentation fault", 20_000));
         assert_eq!(said, "said \"Segmentation fault\", which is no answer");
-        let twice = reason(peer(r#"echo '{"seconds": 1, "error": "x"}'"#, 20_000));
+        let twice = reason(peer(r#"echo '{"time": {"seconds": 1}, "error": "x"}'"#, 20_000));
         assert!(twice.ends_with("which is no answer"), "{twice}");
         let endless = reason(peer("while :; do printf aaaaaaaaaaaaaaaaaaaaaaaa; done", 20_000));
         assert!(endless.ends_with("which is no answer") && endless.len() < 120, "{endless}");

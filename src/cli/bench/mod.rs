@@ -57,6 +57,10 @@ pub struct BenchOptions {
     /// The Python that has llama-cpp-python
     #[arg(long, value_name = "PATH", default_value = "python3", requires = "against")]
     python: PathBuf,
+    /// Threads of the other engine [default: as many as there are cores]
+    #[arg(long, value_name = "N", requires = "against",
+          value_parser = clap::value_parser!(u32).range(1..=1024))]
+    peer_threads: Option<u32>,
     /// How long the other engine may take for an answer
     #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "against",
           value_parser = clap::value_parser!(u32).range(1..))]
@@ -138,7 +142,8 @@ impl BenchOptions {
         let contexts = settings.contexts.iter().map(|n| n + settings.decode_tokens);
         let needed = contexts.chain(settings.prefill.iter().copied()).max().unwrap_or(0);
         let patience = Duration::from_secs(self.patience.into());
-        Ok(LlamaCpp::start(&self.python, file, needed.clamp(64, most.max(64)), patience)?)
+        let context = needed.clamp(64, most.max(64));
+        Ok(LlamaCpp::start(&self.python, file, context, self.peer_threads, patience)?)
     }
 
     fn settings(&self, device: &Device, n_weights: u64, no_adapter: bool) -> Settings {

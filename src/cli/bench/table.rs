@@ -116,7 +116,11 @@ fn against(peer: &Value) -> Result<()> {
     for (phase, size) in [("prefill", "tokens"), ("decode", "context")] {
         for rate in list(&peer[phase]) {
             let ratio = |of: &Value| {
-                format!("{} {}", of["delta"].as_str().unwrap_or("?"), number(&of["ratio"]))
+                let by_cpu = match of["cpu_ratio"].is_number() {
+                    true => format!(" ({} by CPU time)", number(&of["cpu_ratio"])),
+                    false => String::new(),
+                };
+                format!("{} {}{by_cpu}", of["delta"].as_str().unwrap_or("?"), number(&of["ratio"]))
             };
             let ratios: Vec<String> = list(&rate["ratios"]).iter().map(ratio).collect();
             let range = &rate["tok_s_range"];

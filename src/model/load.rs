@@ -135,7 +135,8 @@ impl Model {
         let chunk = options.chunk.min(context_window).min(most_tokens(&gpu, sizes.n_rows));
         let logits_rows = options.logits_rows.min(chunk);
         let options = &LoadOptions { chunk, logits_rows, ..options.clone() };
-        let kernels = Kernels::new(&gpu, options.kv, dims.rank, config.head_dim).await?;
+        let mut kernels = Kernels::new(&gpu, options.kv, dims.rank, config.head_dim).await?;
+        kernels.compile_ahead();
         let cache = KvCache::new(&gpu, config, options.kv, context_window).await?;
         let buffers = Buffers::new(&gpu, config, &sizes, &dims, options, context_window).await?;
         let mut loader = Loader {
@@ -162,7 +163,8 @@ impl Model {
         }
         let head = loader.head(embedding).await?;
         loader.upload.finish().await?;
-        let kernels = loader.kernels;
+        let mut kernels = loader.kernels;
+        kernels.finish().await?;
         let mut model = Model {
             config: config.clone(),
             delta: delta.cloned(),
@@ -248,7 +250,7 @@ impl Model {
 /// Most tokens (or write groups) that a dispatch over tokens and over their memory rows can have.
 fn most_tokens(gpu: &Gpu, n_rows: usize) -> usize {
     let workgroups = gpu.tier.max_workgroups as usize;
-    workgroups.min(workgroups.saturating_mul(kernels::ELEMENTWISE as usize) / n_rows.max(1))
+    workgroups.min(workgroups.saturating_mul(kernels::SERIAL_WORKGROUP as usize) / n_rows.max(1))
 }
 
 fn project_params(

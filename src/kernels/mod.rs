@@ -297,7 +297,8 @@ impl Kernels {
         }
         bound.extend(buffers.iter().map(|(binding, buffer)| (*binding, (*buffer).clone())));
         let source = shader::source(spec.name, &variant, &flags);
-        let layout: Vec<_> = bound.iter().map(|(binding, _)| layout_entry(spec, *binding)).collect();
+        let layout: Vec<_> =
+            bound.iter().map(|(binding, _)| layout_entry(spec, *binding)).collect();
         let pipeline = self.pipelines.get(&gpu.device, spec.name, source, &layout).await?;
         let entries: Vec<_> = bound
             .iter()

@@ -122,7 +122,8 @@ impl Pipelines {
                         let (made, error) = compile(&device, name, &source, &layout);
                         pollster::block_on(error).map_or(Ok(made), |e| Err(e.to_string()))
                     }));
-                    let _ = compiled.set(result.unwrap_or_else(|_| Err("the compiler ended".into())));
+                    let _ =
+                        compiled.set(result.unwrap_or_else(|_| Err("the compiler ended".into())));
                 };
                 let thread = std::thread::Builder::new().name(format!("compiles {name}"));
                 thread.spawn(compile).map_err(|e| refused(name, &e.to_string()))?;

@@ -576,8 +576,8 @@ impl Loader<'_> {
                 let gpu = self.upload.gpu();
                 let matrix = gpu.storage_with("correction", &matrix).await?;
                 let kernels = &mut self.kernels;
-                let op =
-                    kernels::low_rank_add(kernels, gpu, low_rank, &matrix, &b.reads, &b.qkv).await?;
+                let op = kernels::low_rank_add(kernels, gpu, low_rank, &matrix, &b.reads, &b.qkv)
+                    .await?;
                 heads.apart.push(op);
             }
         }
@@ -692,8 +692,7 @@ impl Loader<'_> {
             let target = LinearTarget { beside, ..residual };
             let output = self.linear(weight, &b.attended, target).await?;
             let kernels = &mut self.kernels;
-            let add =
-                kernels::low_rank_add(kernels, gpu, params, &matrix, &b.reads, &b.x).await?;
+            let add = kernels::low_rank_add(kernels, gpu, params, &matrix, &b.reads, &b.x).await?;
             return Ok((output, (plain, vec![add])));
         };
         params.accumulate = 0;

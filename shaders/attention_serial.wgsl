@@ -43,6 +43,9 @@ fn mixed(weights: vec4<f32>, slots: vec4<u32>, i: u32) -> vec2<f32> {
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let head = min(id.x, params.n_heads - 1u); // past the end: not stored
     let token = id.y;
+    if (token >= step.n_tokens) {
+        return; // a step after the end of a reply
+    }
     let kv_head = head / (params.n_heads / params.n_kv_heads);
     let query = (token * params.n_heads + head) * HALF;
     let n_keys = step.n_past + token + 1u;

@@ -37,6 +37,9 @@ fn main(
     let kv_head = group.x / params.n_splits;
     let split = group.x % params.n_splits;
     let token = group.y;
+    if (token >= step.n_tokens) {
+        return; // a step after the end of a reply
+    }
     let first_head = token * params.n_heads + kv_head * GROUP;
     for (var i = lane; i < GROUP * HALF; i += WORKGROUP_SIZE) {
         query[i] = q[first_head * HALF + i] * params.scale;

@@ -26,6 +26,9 @@ fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
 ) {
+    if (group.y >= step.n_tokens) {
+        return; // a step after the end of a reply
+    }
     let token = select(group.y, step.n_tokens - 1u, params.last_only == 1u);
     let x_start = token * params.x_stride + params.x_offset + group.x * params.dim;
     let y_start = group.y * params.y_stride + params.y_offset + group.x * params.dim;

@@ -13,22 +13,23 @@ fn memory_rows(first: u32, group: u32, token: u32, lane: u32) -> bool {
     let row = (group - first) * WORKGROUP_SIZE + lane;
     // rows past the end repeat the last one and are not stored
     let start = min(row, n_rows - 1u) * n_quads;
-    var even = vec4(0.0);
-    var odd = vec4(0.0);
+    var sum = 0.0;
     for (var block = 0u; block < (n_quads + 7u) / 8u; block++) {
         let input = x_block(token, block, lane); // zeros past the end
         let quad = start + 8u * block;
-        even = fma(input[0], memory_weight[quad], even);
-        odd = fma(input[1], memory_weight[quad + 1u], odd);
-        even = fma(input[2], memory_weight[quad + 2u], even);
-        odd = fma(input[3], memory_weight[quad + 3u], odd);
-        even = fma(input[4], memory_weight[quad + 4u], even);
-        odd = fma(input[5], memory_weight[quad + 5u], odd);
-        even = fma(input[6], memory_weight[quad + 6u], even);
-        odd = fma(input[7], memory_weight[quad + 7u], odd);
+        // in the order of lib/weight_blocks_of_quads, so that rows of a matrix in parts are the same
+        var even = memory_weight[quad] * input[0];
+        var odd = memory_weight[quad + 1u] * input[1];
+        even = fma(memory_weight[quad + 2u], input[2], even);
+        odd = fma(memory_weight[quad + 3u], input[3], odd);
+        even = fma(memory_weight[quad + 4u], input[4], even);
+        odd = fma(memory_weight[quad + 5u], input[5], odd);
+        even = fma(memory_weight[quad + 6u], input[6], even);
+        odd = fma(memory_weight[quad + 7u], input[7], odd);
+        sum += dot(even + odd, vec4(1.0));
     }
     if (row < n_rows) {
-        raw[token * n_rows + row] = dot(even + odd, vec4(1.0));
+        raw[token * n_rows + row] = sum;
     }
     return true;
 }

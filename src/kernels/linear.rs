@@ -85,9 +85,16 @@ pub struct LinearTarget<'a> {
 pub enum Beside<'a> {
     Nothing,
     /// raw = M·x; raw `[T, n]` f32, M `[n, k]` in f32.
-    MemoryRows { weight: &'a Matrix, raw: &'a wgpu::Buffer },
+    MemoryRows {
+        weight: &'a Matrix,
+        raw: &'a wgpu::Buffer,
+    },
     /// y += D·ρ; delta `[rows, R]` already scaled, reads `[T, R]`, all f32.
-    Correction { delta: &'a wgpu::Buffer, reads: &'a wgpu::Buffer, n_reads: usize },
+    Correction {
+        delta: &'a wgpu::Buffer,
+        reads: &'a wgpu::Buffer,
+        n_reads: usize,
+    },
 }
 
 impl<'a> Beside<'a> {

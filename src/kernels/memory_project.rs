@@ -45,10 +45,11 @@ pub async fn memory_project(
     bias: &wgpu::Buffer,
     projected: &wgpu::Buffer,
 ) -> Result<Op> {
+    let variant = kernels.narrow();
     let grid = match params.over_groups {
-        1 => Grid::GroupItems(params.num_state_heads),
-        _ => Grid::TokenItems(params.num_state_heads),
+        1 => Grid::GroupItems(params.num_state_heads, variant.workgroup_size),
+        _ => Grid::TokenItems(params.num_state_heads, variant.workgroup_size),
     };
     let buffers = [(2, raw), (3, bias), (10, projected)];
-    kernels.op(gpu, &SPEC, kernels.variant, &params, &buffers, grid).await
+    kernels.op(gpu, &SPEC, variant, &params, &buffers, grid).await
 }

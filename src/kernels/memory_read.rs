@@ -29,7 +29,8 @@ pub async fn memory_read(
     state: &wgpu::Buffer,
     reads: &wgpu::Buffer,
 ) -> Result<Op> {
-    let grid = Grid::TokenItems(params.num_state_heads * kernels.variant.rank);
+    let variant = kernels.narrow();
+    let grid = Grid::TokenItems(params.num_state_heads * variant.rank, variant.workgroup_size);
     let buffers = [(2, projected), (3, state), (10, reads)];
-    kernels.op(gpu, &SPEC, kernels.variant, &params, &buffers, grid).await
+    kernels.op(gpu, &SPEC, variant, &params, &buffers, grid).await
 }

@@ -32,7 +32,8 @@ pub async fn memory_scan(
     reads: &wgpu::Buffer,
 ) -> Result<Op> {
     let rows = params.num_state_heads * kernels.variant.rank;
-    let grid = Grid::Fixed(rows.div_ceil(ELEMENTWISE), 1);
+    let variant = kernels.narrow();
+    let grid = Grid::Fixed(rows.div_ceil(variant.workgroup_size), 1);
     let buffers = [(2, projected), (10, state), (11, reads)];
-    kernels.op(gpu, &SPEC, kernels.variant, &params, &buffers, grid).await
+    kernels.op(gpu, &SPEC, variant, &params, &buffers, grid).await
 }

@@ -64,8 +64,7 @@ pub async fn memory_step(
     buffers: MemoryStepBuffers<'_>,
 ) -> Result<Op> {
     let rows = params.num_state_heads * kernels.variant.rank;
-    // no row talks to another: as many as are computed side by side
-    let variant = if kernels.software { kernels.serial() } else { kernels.variant };
+    let variant = kernels.narrow();
     let grid = Grid::Fixed(rows.div_ceil(variant.workgroup_size), 1);
     let MemoryStepBuffers { raw, bias, state, reads, projected } = buffers;
     let buffers = [(2, raw), (3, bias), (10, state), (11, reads), (12, projected)];

@@ -17,6 +17,7 @@ mod memory_scan;
 mod memory_step;
 mod next_step;
 mod note_token;
+mod pipelines;
 mod repetition_penalty;
 mod rms_norm;
 mod rope_kv;
@@ -47,11 +48,11 @@ pub use segment_mean::{SegmentMeanParams, segment_mean};
 pub use silu_mul::{SiluMulParams, silu_mul};
 pub use top_k::{TopKParams, top_k};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gpu::{Gpu, Instruments};
 use crate::shader::{self, Fusion, Storage, Variant};
 use bytemuck::{Pod, Zeroable};
-use std::collections::HashMap;
+use pipelines::{Pipeline, Pipelines};
 use std::sync::Arc;
 
 /// Declares the `#[repr(C)]` mirror of a shader's `Params`; all fields are 4 bytes, so offsets
@@ -152,10 +153,10 @@ pub enum Grid {
     PerTokenRange(u32, u32),
     /// x workgroups for each tile of this many tokens.
     PerTile(u32, u32),
-    /// One invocation an item, so many items a token, in workgroups of [`ELEMENTWISE`].
-    TokenItems(u32),
+    /// One invocation an item, so many items a token, in workgroups of that many.
+    TokenItems(u32, u32),
     /// The same for write groups.
-    GroupItems(u32),
+    GroupItems(u32, u32),
 }
 
 impl Grid {
@@ -165,8 +166,8 @@ impl Grid {
             Grid::Fixed(x, y) => (x, y),
             Grid::PerToken(x) => (x, step.n_tokens),
             Grid::PerTile(x, tile) => (x, step.n_tokens.div_ceil(tile)),
-            Grid::TokenItems(n) => ((step.n_tokens * n).div_ceil(ELEMENTWISE), 1),
-            Grid::GroupItems(n) => ((step.n_groups * n).div_ceil(ELEMENTWISE), 1),
+            Grid::TokenItems(n, workgroup) => ((step.n_tokens * n).div_ceil(workgroup), 1),
+            Grid::GroupItems(n, workgroup) => ((step.n_groups * n).div_ceil(workgroup), 1),
         };
         (x, y, 1)
     }
@@ -182,7 +183,7 @@ pub const SERIAL_WORKGROUP: u32 = 8;
 #[derive(Debug, Clone)]
 pub struct Op {
     kernel: &'static str,
-    pipeline: wgpu::ComputePipeline,
+    pipeline: Pipeline,
     bind_group: wgpu::BindGroup,
     grid: Grid,
     instruments: Arc<Instruments>,
@@ -193,7 +194,7 @@ impl Op {
     pub fn record(&self, pass: &mut wgpu::ComputePass<'_>, step: &Step) {
         let (x, y, z) = self.grid.workgroups(step);
         if x > 0 && y > 0 {
-            pass.set_pipeline(&self.pipeline);
+            pass.set_pipeline(self.pipeline.wait());
             pass.set_bind_group(0, &self.bind_group, &[]);
             self.instruments.dispatch(self.kernel, pass, |pass| pass.dispatch_workgroups(x, y, z));
         }
@@ -206,7 +207,7 @@ pub struct Kernels {
     /// The buffer that every op reads its [`Step`] from; storage, so that the GPU can count on.
     pub step: wgpu::Buffer,
     variant: Variant,
-    pipelines: HashMap<String, wgpu::ComputePipeline>,
+    pipelines: Pipelines,
     reduce_workgroup: u32,
     software: bool,
     /// Eight invocations of a workgroup can share what they load.
@@ -235,11 +236,24 @@ impl Kernels {
                 rank: rank as u32,
                 head_dim: head_dim as u32,
             },
-            pipelines: HashMap::new(),
+            pipelines: Pipelines::default(),
             reduce_workgroup: gpu.tier.reduce_workgroup(),
             software: gpu.tier.software,
             can_shuffle: gpu.tier.min_subgroup_size >= SERIAL_WORKGROUP,
         })
+    }
+
+    /// Lets kernels compile while other things go on, until [`Kernels::finish`].
+    pub fn compile_ahead(&mut self) {
+        self.pipelines.compile_ahead();
+    }
+
+    /// Waits until all kernels are compiled.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] for one that does not compile on this device.
+    pub async fn finish(&mut self) -> Result<()> {
+        self.pipelines.finish().await
     }
 
     /// The variant for kernels whose workgroups reduce together.
@@ -251,6 +265,12 @@ impl Kernels {
     fn serial(&self) -> Variant {
         let (workgroup_size, shuffle) = (SERIAL_WORKGROUP, self.can_shuffle);
         Variant { workgroup_size, shuffle, ..self.variant }
+    }
+
+    /// The variant for kernels of few invocations that do not talk to each other: as many a workgroup
+    /// as are computed side by side.
+    fn narrow(&self) -> Variant {
+        if self.software { self.serial() } else { self.variant }
     }
 
     /// Makes an op: compiles the kernel if need be, uploads its params, binds its buffers.
@@ -265,7 +285,6 @@ impl Kernels {
     ) -> Result<Op> {
         debug_assert_eq!(size_of::<P>(), 4 * spec.params.len(), "{}", spec.name);
         let flags = flag_values(spec, bytemuck::bytes_of(params));
-        let pipeline = self.pipeline(gpu, spec, &variant, &flags).await?;
         let mut bound: Vec<(u32, wgpu::Buffer)> = Vec::with_capacity(buffers.len() + 2);
         if !spec.params.is_empty() {
             let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
@@ -277,6 +296,10 @@ impl Kernels {
             bound.push((1, self.step.clone()));
         }
         bound.extend(buffers.iter().map(|(binding, buffer)| (*binding, (*buffer).clone())));
+        let source = shader::source(spec.name, &variant, &flags);
+        let layout: Vec<_> =
+            bound.iter().map(|(binding, _)| layout_entry(spec, *binding)).collect();
+        let pipeline = self.pipelines.get(&gpu.device, spec.name, source, &layout).await?;
         let entries: Vec<_> = bound
             .iter()
             .map(|(binding, buffer)| wgpu::BindGroupEntry {
@@ -286,48 +309,30 @@ impl Kernels {
             .collect();
         let bind_group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some(spec.name),
-            layout: &pipeline.get_bind_group_layout(0),
+            layout: &pipeline.layout,
             entries: &entries,
         });
         let instruments = gpu.device.instruments().clone();
         Ok(Op { kernel: spec.name, pipeline, bind_group, grid, instruments })
     }
+}
 
-    async fn pipeline(
-        &mut self,
-        gpu: &Gpu,
-        spec: &KernelSpec,
-        variant: &Variant,
-        flags: &[(&str, u32)],
-    ) -> Result<wgpu::ComputePipeline> {
-        let source = shader::source(spec.name, variant, flags);
-        if let Some(pipeline) = self.pipelines.get(&source) {
-            return Ok(pipeline.clone());
-        }
-        let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let module = gpu.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label: Some(spec.name),
-            source: wgpu::ShaderSource::Wgsl(source.as_str().into()),
-        });
-        let pipeline = gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(spec.name),
-            layout: None,
-            module: &module,
-            entry_point: Some("main"),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                // every workgroup variable is written before it is read
-                zero_initialize_workgroup_memory: false,
-                ..Default::default()
-            },
-            cache: None,
-        });
-        if let Some(e) = scope.pop().await {
-            return Err(Error::Gpu {
-                reason: format!("kernel {} does not compile here: {e}", spec.name),
-            });
-        }
-        self.pipelines.insert(source, pipeline.clone());
-        Ok(pipeline)
+/// The layout of a binding; what is no storage of the kernel's own are params (0), step (1) and
+/// weights (8, 9).
+fn layout_entry(spec: &KernelSpec, binding: u32) -> wgpu::BindGroupLayoutEntry {
+    let fused = spec.fusions.iter().flat_map(|(_, bindings)| *bindings);
+    let own = spec.bindings.iter().chain(fused).find(|(number, _)| *number == binding);
+    let ty = match binding {
+        0 => wgpu::BufferBindingType::Uniform,
+        _ => wgpu::BufferBindingType::Storage {
+            read_only: own.is_none_or(|(_, access)| *access == Access::Read),
+        },
+    };
+    wgpu::BindGroupLayoutEntry {
+        binding,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+        count: None,
     }
 }
 

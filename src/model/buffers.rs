@@ -100,7 +100,8 @@ impl Buffers {
             activated: floats("activated", t * padded(config.intermediate_size)).await?,
             raw: floats("memory rows", t * sizes.raw_stride as u64).await?,
             projected: floats("projected memory rows", t * 6 * sizes.n_rows as u64).await?,
-            reads: floats("reads", t * sizes.n_rows as u64).await?,
+            // bound as whole quads even where nothing is read
+            reads: floats("reads", (t * sizes.n_rows as u64).max(4)).await?,
             delta_output: floats("delta of the output", t * config.hidden_size as u64).await?,
             state: floats("memory state", dims.len() as u64).await?,
             rope_table,

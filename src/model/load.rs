@@ -135,7 +135,8 @@ impl Model {
         let chunk = options.chunk.min(context_window).min(most_tokens(&gpu, sizes.n_rows));
         let logits_rows = options.logits_rows.min(chunk);
         let options = &LoadOptions { chunk, logits_rows, ..options.clone() };
-        let kernels = Kernels::new(&gpu, options.kv, dims.rank, config.head_dim).await?;
+        let mut kernels = Kernels::new(&gpu, options.kv, dims.rank, config.head_dim).await?;
+        kernels.compile_ahead();
         let cache = KvCache::new(&gpu, config, options.kv, context_window).await?;
         let buffers = Buffers::new(&gpu, config, &sizes, &dims, options, context_window).await?;
         let mut loader = Loader {
@@ -162,7 +163,8 @@ impl Model {
         }
         let head = loader.head(embedding).await?;
         loader.upload.finish().await?;
-        let kernels = loader.kernels;
+        let mut kernels = loader.kernels;
+        kernels.finish().await?;
         let mut model = Model {
             config: config.clone(),
             delta: delta.cloned(),
@@ -248,7 +250,7 @@ impl Model {
 /// Most tokens (or write groups) that a dispatch over tokens and over their memory rows can have.
 fn most_tokens(gpu: &Gpu, n_rows: usize) -> usize {
     let workgroups = gpu.tier.max_workgroups as usize;
-    workgroups.min(workgroups.saturating_mul(kernels::ELEMENTWISE as usize) / n_rows.max(1))
+    workgroups.min(workgroups.saturating_mul(kernels::SERIAL_WORKGROUP as usize) / n_rows.max(1))
 }
 
 fn project_params(
@@ -574,8 +576,8 @@ impl Loader<'_> {
                 let gpu = self.upload.gpu();
                 let matrix = gpu.storage_with("correction", &matrix).await?;
                 let kernels = &mut self.kernels;
-                let op =
-                    kernels::low_rank_add(kernels, gpu, low_rank, &matrix, &b.reads, &b.qkv).await?;
+                let op = kernels::low_rank_add(kernels, gpu, low_rank, &matrix, &b.reads, &b.qkv)
+                    .await?;
                 heads.apart.push(op);
             }
         }
@@ -690,8 +692,7 @@ impl Loader<'_> {
             let target = LinearTarget { beside, ..residual };
             let output = self.linear(weight, &b.attended, target).await?;
             let kernels = &mut self.kernels;
-            let add =
-                kernels::low_rank_add(kernels, gpu, params, &matrix, &b.reads, &b.x).await?;
+            let add = kernels::low_rank_add(kernels, gpu, params, &matrix, &b.reads, &b.x).await?;
             return Ok((output, (plain, vec![add])));
         };
         params.accumulate = 0;

@@ -98,9 +98,10 @@ struct Linear {
 }
 
 impl Linear {
-    /// From how many tokens on products of many are faster.
+    /// From how many tokens on products of many are faster: measured where a CPU plays the GPU
+    /// (BENCHMARKS.md), a guess for GPUs.
     fn many_from(tier: &Tier) -> u32 {
-        if tier.software { 8 } else { 8 }
+        if tier.software { 3 } else { 8 }
     }
 
     fn record(&self, pass: &mut wgpu::ComputePass<'_>, step: &Step) {

@@ -113,13 +113,14 @@ fn check_rope_kv_on(
         };
         let (q, k, v) = (gather(0, q_len), gather(q_len, kv_len), gather(q_len + kv_len, kv_len));
         let mut parts = [q, k, v];
-        let reads = noise(n_tokens * adjusted.n_reads, 5, 1.0);
+        // bound as whole quads even where nothing is read
+        let reads = noise((n_tokens * adjusted.n_reads).max(4), 5, 1.0);
         let mut adjustments = Vec::new();
         let norms = [7, 8].map(|seed| -> Vec<f32> {
             noise(heads.dim, seed, 1.0).iter().map(|w| w + 1.0).collect()
         });
         if adjusted.has_norm {
-            adjustments.extend(norms.iter().flatten());
+            adjustments.extend(norms.iter().flatten().copied());
         }
         for (index, part) in parts.iter_mut().enumerate() {
             if adjusted.corrects[index] {

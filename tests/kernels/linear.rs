@@ -115,7 +115,13 @@ fn what_rides_along_matches_reference() {
             (Storage::F32, 1, 1, 4, None),
         ] {
             for (n_tokens, is_few) in [(1, true), (3, true), (3, false), (10, false)] {
-                check_beside(&mut bench, storage, (n_tokens, k, n_rows, n_reads), part_rows, is_few);
+                check_beside(
+                    &mut bench,
+                    storage,
+                    (n_tokens, k, n_rows, n_reads),
+                    part_rows,
+                    is_few,
+                );
             }
         }
     }

@@ -56,9 +56,11 @@ impl<'a> Rival<'a> {
     pub(super) async fn new(peer: &'a mut dyn Peer, window: usize) -> Result<Rival<'a>> {
         let mut rival =
             Rival { peer, prefill_seconds_per_token: 0.0, decode_seconds_per_token: 0.0 };
-        let n = WARM_UP_PROMPT.min(window);
-        rival.run(Task::Prefill(n), n).await?;
-        rival.run(Task::Prefill(SHORT_PROMPT.min(n)), SHORT_PROMPT.min(n)).await?;
+        // the longer one last: it is the better estimate
+        for n in [SHORT_PROMPT, WARM_UP_PROMPT] {
+            let n = n.min(window);
+            rival.run(Task::Prefill(n), n).await?;
+        }
         rival.run(Task::Decode(0), 1).await?;
         rival.run(Task::Decode(0), 1).await?;
         Ok(rival)
@@ -135,7 +137,7 @@ mod tests {
         let mut clock = Clock::new(&[9.0, 4.0, 5.0, 0.5, 3.0, 0.0, f64::NAN]);
         pollster::block_on(async {
             let mut rival = Rival::new(&mut clock, 4096).await.expect("a peer");
-            assert_eq!(rival.prefill_seconds_per_token(), 4.0 / SHORT_PROMPT as f64);
+            assert_eq!(rival.prefill_seconds_per_token(), 4.0 / WARM_UP_PROMPT as f64);
             assert_eq!(rival.decode_seconds_per_token(), 0.5);
             assert_eq!(rival.run(Task::Prefill(6), 6).await.expect("seconds").seconds, 3.0);
             assert_eq!(rival.prefill_seconds_per_token(), 0.5);

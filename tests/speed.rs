@@ -4,7 +4,7 @@
 //! Seconds mean nothing on a machine whose load nobody knows, so the clock is the adapter itself: what
 //! its shaders read and multiply at best, measured in the same process just before (`measure::roofline`).
 //! That is a best of several, and so is what is held against it: the fastest of the rounds. Whatever
-//! else runs slows down both, and if it slowed down only ours, the second attempt is on its own.
+//! else runs slows down both, and if it slowed down only ours, a further attempt is on its own.
 
 mod common;
 
@@ -24,12 +24,12 @@ const CONFIG: &[u8] = br#"{"model_type": "smollm3", "hidden_size": 512, "interme
     "vocab_size": 2048, "rms_norm_eps": 1e-6, "rope_theta": 5e6,
     "max_position_embeddings": 1024, "tie_word_embeddings": true}"#;
 
-/// Shares of the adapter's limit that are the least: two fifths of what model S reaches with lavapipe on a
-/// quiet machine (0.42 and 0.23, BENCHMARKS.md). Beside six busy processes a core, four runs of this test
-/// found 0.22 to 0.66 and 0.20 to 0.73: load rather lowers the limit, so a slow change may pass there,
-/// and fails where the machine is quiet. The rest of the distance is for other processors.
+/// Shares of the adapter's limit that are the least: two fifths of what lavapipe reached here on a nearly quiet
+/// machine (0.42 and 0.38). Beside six busy processes a core, five runs found 0.22 to 0.66 and 0.20 to
+/// 0.73: load rather lowers the limit, so a slow change may pass there, and fails where it is quiet. The
+/// rest of the distance is for other processors.
 const PREFILL_FLOOR: f64 = 0.17;
-const DECODE_FLOOR: f64 = 0.09;
+const DECODE_FLOOR: f64 = 0.15;
 const ATTEMPTS: usize = 4;
 
 /// The share of its limit that the fastest round reached.

@@ -4,7 +4,9 @@
 use crate::config::{DeltaConfig, DeltaHead, ModelConfig};
 use crate::error::Result;
 use crate::gpu::Tier;
+use crate::kernels::most_attention_parts;
 use crate::kv_cache::cache_bytes;
+use crate::model::{MANY_ON_GPUS, history_bytes};
 use crate::shader::Storage;
 use crate::weights::TensorSource;
 use crate::weights::quantize::row_bytes;
@@ -38,7 +40,7 @@ pub struct Footprint {
     pub kv: u64,
     /// S of all layers.
     pub state: u64,
-    /// Buffers of a chunk; without a few small tables.
+    /// Buffers of a chunk, and of a reply the memories before its last tokens; without a few small tables.
     pub activations: u64,
 }
 
@@ -133,7 +135,11 @@ fn activation_bytes(config: &ModelConfig, delta: Option<&DeltaConfig>, layout: &
         + 3 * config.intermediate_size
         + memory;
     let once = 2 * config.vocab_size + layout.context_window * config.head_dim;
-    4 * (layout.chunk * token + once) as u64
+    let n_few = MANY_ON_GPUS as usize - 1;
+    let parts = most_attention_parts(layout.chunk, n_few, config.n_heads, config.head_dim);
+    let state = delta.and_then(|delta| delta.memory_dims(config).ok());
+    let history = state.map_or(0, |dims| history_bytes(4 * dims.len() as u64));
+    4 * (layout.chunk * token + once + parts) as u64 + history
 }
 
 /// A matrix that has to be cut to fit into one binding.

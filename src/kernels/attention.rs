@@ -107,6 +107,17 @@ pub fn attention_parts_len(
     n_splits * n_heads * (2 + head_dim)
 }
 
+/// [`attention_parts_len`] on the kind of device that takes more.
+pub(crate) fn most_attention_parts(
+    n_tokens: usize,
+    n_few: usize,
+    n_heads: usize,
+    head_dim: usize,
+) -> usize {
+    let n_splits = (n_tokens * SERIAL_SPLITS as usize).max(n_few.min(n_tokens) * SPLITS as usize);
+    n_splits * n_heads * (2 + head_dim)
+}
+
 /// What attention reads and writes.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionBuffers<'a> {

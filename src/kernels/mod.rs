@@ -26,6 +26,7 @@ mod silu_mul;
 mod top_k;
 
 pub use argmax::{ArgmaxParams, argmax};
+pub(crate) use attention::most_attention_parts;
 pub use attention::{
     AttentionBuffers, AttentionCombineParams, AttentionParams, AttentionSerialParams,
     AttentionSplitParams, attention, attention_few, attention_parts_len,

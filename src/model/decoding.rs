@@ -27,6 +27,17 @@ const MAX_SLOTS: usize = 64;
 /// What the kept memories may take, unless they are so large that three take more.
 const HISTORY_BYTES: u64 = 4 << 20;
 
+/// Steps whose memories are kept while a reply is decoded, for memories of so many bytes.
+fn history_slots(state_bytes: u64) -> u64 {
+    let n_slots = HISTORY_BYTES.checked_div(state_bytes).unwrap_or(u64::MAX);
+    n_slots.clamp(3, MAX_SLOTS as u64)
+}
+
+/// Bytes of the memories that are kept while a reply is decoded.
+pub(crate) fn history_bytes(state_bytes: u64) -> u64 {
+    history_slots(state_bytes) * state_bytes
+}
+
 /// What decoding on the device needs beside a step's own buffers and operations; made when first used.
 #[derive(Debug)]
 pub(super) struct DeviceLoop {
@@ -85,8 +96,7 @@ struct Batch {
 impl DeviceLoop {
     async fn new(gpu: &Gpu, model: &mut Model) -> Result<DeviceLoop> {
         let state_bytes = 4 * model.dims.len() as u64;
-        let n_slots = HISTORY_BYTES.checked_div(state_bytes).unwrap_or(u64::MAX);
-        let n_slots = n_slots.clamp(3, MAX_SLOTS as u64);
+        let n_slots = history_slots(state_bytes);
         let history = match state_bytes {
             0 => None,
             _ => Some(gpu.storage("earlier memories", n_slots * state_bytes).await?),

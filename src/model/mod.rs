@@ -8,6 +8,7 @@ mod kv_bytes;
 mod load;
 mod park;
 
+pub(crate) use decoding::history_bytes;
 pub use load::{DEFAULT_CHUNK, DEFAULT_CONTEXT, LoadOptions, context_window};
 pub use park::ParkedContext;
 
@@ -97,11 +98,14 @@ struct Linear {
     many_from: u32,
 }
 
+/// See `Linear::many_from`.
+pub(crate) const MANY_ON_GPUS: u32 = 8;
+
 impl Linear {
     /// From how many tokens on products of many are faster: measured where a CPU plays the GPU
     /// (BENCHMARKS.md), a guess for GPUs.
     fn many_from(tier: &Tier) -> u32 {
-        if tier.software { 3 } else { 8 }
+        if tier.software { 3 } else { MANY_ON_GPUS }
     }
 
     fn record(&self, pass: &mut wgpu::ComputePass<'_>, step: &Step) {

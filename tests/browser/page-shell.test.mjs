@@ -224,7 +224,7 @@ test("a model's host is asked only when it is wanted; own models load, stay and 
     // A request to another place is a problem that fails this test.
     await dialog.getByText("from huggingface.co").first().waitFor();
     await dialog.getByText("A model of your own").click();
-    await dialog.getByLabel("Address of a folder").fill(`${address}models/nano`);
+    await dialog.getByLabel("Address of a GGUF file").fill(`${address}models/nano`);
     await dialog.getByLabel("Weights on the GPU").selectOption("f32");
     await dialog.getByRole("button", { name: "Add", exact: true }).click();
     const card = dialog.locator(".model").last();
@@ -256,7 +256,7 @@ test("a download is paused and resumed while the talk goes on", async () => {
       await page.locator("#open-models").click();
       const dialog = page.locator("#models-dialog");
       await dialog.getByText("A model of your own").click();
-      await dialog.getByLabel("Address of a folder").fill(host.address);
+      await dialog.getByLabel("Address of a GGUF file").fill(host.address);
       await dialog.getByLabel("Weights on the GPU").selectOption("f32");
       await dialog.getByRole("button", { name: "Add", exact: true }).click();
       const card = dialog.locator(".model").last();

@@ -82,15 +82,20 @@ test("a reply is held to a schema, also in a stream with tools at hand", async (
     .finalContent();
   assert.ok(["Lisbon", "Oslo"].includes(JSON.parse(parsed).city), parsed);
 
-  // a call and its result in a history
-  const call = { id: "call_1", type: "function", function: { name: "weather", arguments: '{"city":"Oslo"}' } };
-  const history = [
-    { role: "user", content: "How is the weather?" },
-    { role: "assistant", content: null, tool_calls: [call] },
-    { role: "tool", tool_call_id: "call_1", content: "Sunny." },
-  ];
-  const reply = await ask(client("tools"), history, { tools });
-  assert.equal(reply.choices[0].finish_reason, "stop");
+  // a call and its result in a history: the model, which was never taught calls, is told of them
+  const told = async (city) => {
+    const call = { id: "call_1", type: "function", function: { name: "weather", arguments: JSON.stringify({ city }) } };
+    const history = [
+      { role: "user", content: "How is the weather?" },
+      { role: "assistant", content: null, tool_calls: [call] },
+      { role: "tool", tool_call_id: "call_1", content: "Sunny." },
+    ];
+    return ask(client(`tools-${city.length}`), history, { tools, max_tokens: 8 });
+  };
+  const [short, long] = [await told("Oslo"), await told("Oslo and all that lies around it")];
+  assert.ok(["stop", "length"].includes(short.choices[0].finish_reason));
+  assert.ok(short.choices[0].message.content.length > 0);
+  assert.ok(long.usage.prompt_tokens > short.usage.prompt_tokens);
 });
 
 test("calls are made where they are required, of the function that is named, and one at a time", async () => {

@@ -162,9 +162,7 @@ fn many(kernels: &Kernels) -> Form {
 pub fn can_gate(kernels: &Kernels, weight: &Matrix) -> (bool, bool) {
     // where both halves are in one dispatch
     let is_whole = weight.parts.len() == 1;
-    // SwiftShader takes 0.8 s to compile `matmul_serial` with an exp for each of its 32 sums, 0.1 s
-    // without
-    (is_whole, is_whole && kernels.software && kernels.can_shuffle)
+    (is_whole, is_whole && kernels.software)
 }
 
 /// y = x·Wᵀ for a few tokens (or exactly one): one op for each part of W `[rows, k]`; x

@@ -1,10 +1,10 @@
 //! Makes a [`Model`]: uploads the weights, allocates the buffers, builds every operation of a step.
 
+mod memory;
+
 use super::buffers::{Buffers, MemorySizes};
-use super::{Choice, Head, Layer, Linear, MemoryLayer, Model};
-use crate::config::{
-    DeltaConfig, DeltaHead, ModelConfig, StateUpdateMode, WriteGranularity, adapter_tensor_name,
-};
+use super::{Choice, Head, Layer, Linear, Model};
+use crate::config::{DeltaConfig, DeltaHead, ModelConfig, WriteGranularity};
 use crate::engine::{Wanted, WantedLogits};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
@@ -14,6 +14,7 @@ use crate::matrix::{Matrix, Uploader};
 use crate::memory::MemoryDims;
 use crate::shader::Storage;
 use crate::weights::TensorSource;
+use memory::{correction, project_params, scan_params};
 use std::sync::Arc;
 
 /// Tokens of a prefill that go through the layers together.
@@ -251,69 +252,6 @@ impl Model {
 fn most_tokens(gpu: &Gpu, n_rows: usize) -> usize {
     let workgroups = gpu.tier.max_workgroups as usize;
     workgroups.min(workgroups.saturating_mul(kernels::SERIAL_WORKGROUP as usize) / n_rows.max(1))
-}
-
-fn project_params(
-    delta: &DeltaConfig,
-    sizes: &MemorySizes,
-    layer: usize,
-    over_groups: bool,
-) -> kernels::MemoryProjectParams {
-    kernels::MemoryProjectParams {
-        num_state_heads: delta.num_state_heads as u32,
-        raw_stride: sizes.raw_stride as u32,
-        normalize_qk: delta.normalize_qk.into(),
-        gates_per_head: if delta.rankwise_gates { delta.rank as u32 } else { 1 },
-        lambda_mode: match delta.state_update_mode {
-            StateUpdateMode::NoLambda => 0,
-            _ if delta.couple_lambda => 1,
-            _ => 2,
-        },
-        erase_lambda: (delta.state_update_mode == StateUpdateMode::LambdaOutside).into(),
-        over_groups: over_groups.into(),
-        layer: layer as u32,
-    }
-}
-
-fn scan_params(delta: &DeltaConfig, layer: usize, over_groups: bool) -> kernels::MemoryScanParams {
-    kernels::MemoryScanParams {
-        num_state_heads: delta.num_state_heads as u32,
-        layer: layer as u32,
-        over_groups: over_groups.into(),
-    }
-}
-
-fn step_params(of: kernels::MemoryProjectParams, writes: bool) -> kernels::MemoryStepParams {
-    kernels::MemoryStepParams {
-        num_state_heads: of.num_state_heads,
-        raw_stride: of.raw_stride,
-        normalize_qk: of.normalize_qk,
-        gates_per_head: of.gates_per_head,
-        lambda_mode: of.lambda_mode,
-        erase_lambda: of.erase_lambda,
-        writes: writes.into(),
-        layer: of.layer,
-    }
-}
-
-/// (α / r)·m·W_Δ, `[rows of the head, R]`.
-fn correction(
-    layer: usize,
-    head: DeltaHead,
-    delta: &DeltaConfig,
-    source: &dyn TensorSource,
-) -> Result<Vec<f32>> {
-    let mut matrix =
-        source.read_all(&adapter_tensor_name(layer, &format!("delta_{}_proj", head.name())))?;
-    let raw_scale = match delta.delta_scale {
-        Some(_) => source.read_all(&adapter_tensor_name(layer, "delta_scale_raw"))?,
-        None => Vec::new(),
-    };
-    let factor = delta.correction_scale(head, &raw_scale);
-    for value in &mut matrix {
-        *value *= factor;
-    }
-    Ok(matrix)
 }
 
 /// What is done to q, k and v heads before they are rotated.
@@ -586,140 +524,6 @@ impl Loader<'_> {
             heads.adjustments = Some(gpu.storage_with("adjustments of heads", &adjustments).await?);
         }
         Ok(heads)
-    }
-
-    /// M_q, M_k, M_v and the gates' rows as one matrix.
-    async fn memory_rows(
-        &mut self,
-        layer: usize,
-        delta: &DeltaConfig,
-        source: &dyn TensorSource,
-    ) -> Result<Matrix> {
-        let (rows, gates) = (delta.n_rows(), delta.n_gates());
-        let name = |part: &str| adapter_tensor_name(layer, part);
-        let mut stacked = vec![
-            (name("memory_q_proj"), rows),
-            (name("memory_k_proj"), rows),
-            (name("memory_v_proj"), rows),
-            (name("beta_proj"), gates),
-        ];
-        if delta.uses_lambda() {
-            stacked.push((name("lambda_proj"), gates));
-        }
-        self.upload.matrix(source, &stacked, self.config.hidden_size, Storage::F32).await
-    }
-
-    /// δ-mem of one wrapped layer between the projections and the rotation; `index` is its place
-    /// among them.
-    async fn memory_layer(
-        &mut self,
-        layer: usize,
-        index: usize,
-        delta: &DeltaConfig,
-        source: &dyn TensorSource,
-        output_apart: (Linear, Vec<kernels::Op>),
-    ) -> Result<MemoryLayer> {
-        let (b, sizes) = (self.buffers, self.sizes);
-        let name = |part: &str| adapter_tensor_name(layer, part);
-        let mut bias = source.read_all(&name("beta_bias"))?;
-        match delta.uses_lambda() {
-            true => bias.extend(source.read_all(&name("lambda_bias"))?),
-            false => bias.resize(2 * delta.n_gates(), 0.0),
-        }
-        let gpu = self.upload.gpu();
-        let bias = gpu.storage_with("memory gate biases", &bias).await?;
-        let kernels = &mut self.kernels;
-        let params = project_params(delta, sizes, index, false);
-        let project =
-            kernels::memory_project(kernels, gpu, params, &b.raw, &bias, &b.projected).await?;
-        let buffers = kernels::MemoryStepBuffers {
-            raw: &b.raw,
-            bias: &bias,
-            state: &b.state,
-            reads: &b.reads,
-            projected: &b.projected,
-        };
-        let params = step_params(params, true);
-        let step = kernels::memory_step(kernels, gpu, params, buffers).await?;
-        let params = step_params(project_params(delta, sizes, index, false), false);
-        let step_read = kernels::memory_step(kernels, gpu, params, buffers).await?;
-        let params = scan_params(delta, index, false);
-        let scan =
-            kernels::memory_scan(kernels, gpu, params, &b.projected, &b.state, &b.reads).await?;
-        let params = kernels::MemoryReadParams {
-            num_state_heads: delta.num_state_heads as u32,
-            layer: index as u32,
-        };
-        let read =
-            kernels::memory_read(kernels, gpu, params, &b.projected, &b.state, &b.reads).await?;
-        let many_from = Linear::many_from(&gpu.tier);
-        Ok(MemoryLayer {
-            write: Linear { few: vec![step], many: vec![project.clone(), scan], many_from },
-            read: Linear { few: vec![step_read], many: vec![project, read], many_from },
-            output_apart,
-            bias,
-        })
-    }
-
-    /// x += o·Woᵀ + Δo, and the same in two.
-    async fn corrected_output(
-        &mut self,
-        layer: usize,
-        delta: &DeltaConfig,
-        source: &dyn TensorSource,
-        weight: &Matrix,
-        residual: LinearTarget<'_>,
-    ) -> Result<(Linear, (Linear, Vec<kernels::Op>))> {
-        let (h, b) = (self.config.hidden_size as u32, self.buffers);
-        let plain = self.linear(weight, &b.attended, residual).await?;
-        if !delta.delta_heads.contains(&DeltaHead::O) {
-            return Ok((plain.clone(), (plain, Vec::new())));
-        }
-        let gpu = self.upload.gpu();
-        let matrix = correction(layer, DeltaHead::O, delta, source)?;
-        let matrix = gpu.storage_with("correction", &matrix).await?;
-        let stride = h.next_multiple_of(4);
-        let mut params = kernels::LowRankAddParams {
-            n: h,
-            n_rows: delta.n_rows() as u32,
-            y_stride: stride,
-            y_offset: 0,
-            accumulate: 1,
-        };
-        let Some(eps) = delta.delta_o_rmsnorm_eps else {
-            let (reads, n_reads) = (&b.reads, delta.n_rows());
-            let beside = Beside::Correction { delta: &matrix, reads, n_reads };
-            let target = LinearTarget { beside, ..residual };
-            let output = self.linear(weight, &b.attended, target).await?;
-            let kernels = &mut self.kernels;
-            let add = kernels::low_rank_add(kernels, gpu, params, &matrix, &b.reads, &b.x).await?;
-            return Ok((output, (plain, vec![add])));
-        };
-        params.accumulate = 0;
-        params.y_stride = h;
-        let kernels = &mut self.kernels;
-        let product =
-            kernels::low_rank_add(kernels, gpu, params, &matrix, &b.reads, &b.delta_output).await?;
-        let name = adapter_tensor_name(layer, "delta_o_rmsnorm_weight");
-        let weight = self.upload.vector(source, &name).await?;
-        let params = RmsNormParams {
-            dim: h,
-            x_stride: h,
-            x_offset: 0,
-            y_stride: stride,
-            y_offset: 0,
-            eps,
-            accumulate: 1,
-            last_only: 0,
-        };
-        let kernels = &mut self.kernels;
-        let norm =
-            kernels::rms_norm(kernels, gpu, params, 1, &b.delta_output, &weight, &b.x).await?;
-        let mut output = plain.clone();
-        for ops in [&mut output.few, &mut output.many] {
-            ops.extend([product.clone(), norm.clone()]);
-        }
-        Ok((output, (plain, vec![product, norm])))
     }
 
     async fn head(&mut self, embedding: Matrix) -> Result<Head> {

@@ -586,8 +586,8 @@ fn a_chat_over_a_pipe_remembers_after_a_restart() {
     let saved = home.exported("default");
 
     let second = home.pipe(&CHAT, "/memory\n").ok();
-    second.err_has("memory of 1 turns");
-    second.out_has("seen        1 turns");
+    second.err_has("memory of 1 turn");
+    second.out_has("seen        1 turn");
     assert_eq!(home.exported("default"), saved, "looking changed the memory");
 
     let third = home.pipe(&CHAT, "\"\"\"two\nlines\"\"\"\n/stats\n/save\n").ok();
@@ -647,7 +647,7 @@ fn memories_move_between_chats_through_files() {
     ephemeral.push("--ephemeral");
     home.pipe(&ephemeral, &format!("hello\n/save {file}\n")).ok();
     assert!(!home.path("data").join("memories").exists(), "--ephemeral saved something");
-    home.pipe(&CHAT, &format!("/load {file}\n")).ok().err_has("memory of 1 turns");
+    home.pipe(&CHAT, &format!("/load {file}\n")).ok().err_has("memory of 1 turn");
     let same = home.run(&["memory", "diff", file, "default", "--json"]).ok().json();
     assert_eq!(same["total"]["distance"], 0.0);
 
@@ -836,7 +836,7 @@ fn a_killed_chat_keeps_the_last_finished_turn() {
     child.wait().expect("its end");
     assert_eq!(home.exported("default"), saved);
     let again = home.pipe(&CHAT, "hello\n").ok();
-    again.err_has("memory of 1 turns");
+    again.err_has("memory of 1 turn");
     let shown = home.run(&["memory", "show", "--json"]).ok().json();
     assert_eq!(shown["counters"]["turns"], 2);
 }
@@ -895,7 +895,7 @@ fn a_damaged_memory_is_reported_and_the_one_before_is_used() {
     std::fs::write(&newest, &bytes[..bytes.len() / 2]).expect("a damaged file");
     let run = home.pipe(&CHAT, "hello\n").ok();
     run.err_has("cannot be read");
-    run.err_has("memory of 1 turns");
+    run.err_has("memory of 1 turn");
     let shown = home.run(&["memory", "show", "--json"]).ok().json();
     assert_eq!(shown["counters"]["turns"], 2);
 }
@@ -927,5 +927,5 @@ fn a_chat_runs_on_the_gpu() {
     let arguments = ["chat", "--max-tokens", "4", "--seed", "1"];
     home.pipe(&arguments, "hello\n").ok();
     // the CPU twin goes on with the same memory
-    home.pipe(&CHAT, "/bye\n").ok().err_has("memory of 1 turns");
+    home.pipe(&CHAT, "/bye\n").ok().err_has("memory of 1 turn");
 }

@@ -4,7 +4,7 @@
 use super::Usage;
 use super::keeper::forget_history;
 use super::options::ModelOptions;
-use super::output::{bar, bytes, count, note, printable, put, table, time};
+use super::output::{bar, bytes, count, note, printable, put, table, time, turns};
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use deltamem::Error;
@@ -272,7 +272,7 @@ pub fn describe(header: &MemoryHeader) -> String {
         "belongs to  {} with weights in {}, fingerprint {}…\n\
          adapter     {}…, {} writes, {} layers of {} state heads, rank {}\n\
          created     {}, last changed {}\n\
-         seen        {} turns, {} tokens, {} of them written by {} writes\n\
+         seen        {}, {} tokens, {} of them written by {} writes\n\
          generation  {}",
         printable(&identity.backbone),
         identity.quantisation,
@@ -284,7 +284,7 @@ pub fn describe(header: &MemoryHeader) -> String {
         dims.rank,
         time(header.created_ms),
         time(header.updated_ms),
-        counters.turns,
+        turns(counters.turns),
         counters.tokens_seen,
         counters.tokens_written,
         counters.writes,
@@ -311,7 +311,7 @@ fn export(profile: &str, path: &Path, force: bool, model: &ModelOptions) -> Resu
         bail!("{} exists; --force replaces it", path.display());
     }
     write_memory(path, &file)?;
-    note!("memory of {} turns written to {}", file.header.counters.turns, path.display());
+    note!("memory of {} written to {}", turns(file.header.counters.turns), path.display());
     Ok(())
 }
 
@@ -322,7 +322,7 @@ fn import(path: &Path, profile: &str, model: &ModelOptions) -> Result<()> {
     let memory = open_store()?.memory(profile, &identity)?;
     let had_another = !memory.snapshots()?.is_empty();
     memory.lock()?.save(&mut file, None)?;
-    note!("profile {profile} now has this memory of {} turns", file.header.counters.turns);
+    note!("profile {profile} now has this memory of {}", turns(file.header.counters.turns));
     if had_another {
         note!("`deltamem memory undo {profile}` brings back the one before");
     }
@@ -444,8 +444,8 @@ fn undo(profile: &str, to: Option<u64>, model: &ModelOptions) -> Result<()> {
     let file = writer.restore(generation)?;
     let counters = &file.header.counters;
     note!(
-        "generation {generation} of {} turns is the memory again, as generation {}",
-        counters.turns,
+        "generation {generation} of {} is the memory again, as generation {}",
+        turns(counters.turns),
         counters.generation
     );
     Ok(())

@@ -60,6 +60,11 @@ pub fn count(n: u64) -> String {
     }
 }
 
+/// A memory's turns, as in "a memory of 1 turn".
+pub fn turns(n: u64) -> String {
+    format!("{} {}", count(n), if n == 1 { "turn" } else { "turns" })
+}
+
 /// A bar of `width` columns for `value` of `largest`.
 pub fn bar(value: f64, largest: f64, width: usize) -> String {
     let parts = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'];

@@ -3,7 +3,7 @@
 use super::super::interrupt::Replying;
 use super::super::keeper::forget_history;
 use super::super::memory::{describe, norm_chart};
-use super::super::output::{bytes, put, table};
+use super::super::output::{bytes, put, table, turns};
 use super::super::talk::{check, now_ms, per_second};
 use super::{Chat, Input};
 use anyhow::{Result, anyhow, bail};
@@ -172,7 +172,7 @@ impl Chat {
         if let Some(keeper) = &mut self.keeper {
             keeper.save(&mut file.clone(), self.session.messages())?;
         }
-        self.remark(&format!("memory of {} turns; the context stays", file.header.counters.turns));
+        self.remark(&format!("memory of {}; the context stays", turns(file.header.counters.turns)));
         Ok(())
     }
 

@@ -7,7 +7,7 @@ mod input;
 use super::interrupt::{self, Replying};
 use super::keeper::Keeper;
 use super::options::{ModelOptions, RunOptions, engine_name};
-use super::output::{note, printable, time};
+use super::output::{note, printable, time, turns};
 use super::prefix_cache::PrefixCacheOptions;
 use super::talk::{Printer, TalkOptions, has_colours, now_ms, random_seed, remarks};
 use super::{Usage, error_line, is_broken_pipe};
@@ -127,8 +127,8 @@ impl Chat {
             Some(file) => {
                 self.session.set_memory(file).await?;
                 note!(
-                    "memory of {} turns, last used {} (profile {})",
-                    file.header.counters.turns,
+                    "memory of {}, last used {} (profile {})",
+                    turns(file.header.counters.turns),
                     time(file.header.updated_ms),
                     keeper.memory().profile()
                 );

@@ -2,6 +2,7 @@
 //! memory are what they were before.
 
 use super::ingest::common_prefix;
+use super::left::Left;
 use super::{Ingest, Session, TurnOptions};
 use crate::chat::Message;
 use crate::engine::Wanted;
@@ -20,7 +21,7 @@ pub struct Appended {
 /// A conversation as it was before a call.
 pub(super) struct Mark {
     messages: Vec<Message>,
-    left: Vec<Message>,
+    left: Left,
     n_pinned: usize,
     n_settled: usize,
     /// Where the first checkpoint was.
@@ -84,6 +85,7 @@ impl Session {
     /// fed again by the next call, without writing.
     pub(super) async fn or_restore<T>(&mut self, result: Result<T>, mark: Mark) -> Result<T> {
         if result.is_ok() {
+            self.talk.replies.retain(&self.talk.messages);
             return result;
         }
         let common = common_prefix(&self.talk.processed, &mark.processed);

@@ -3,6 +3,7 @@
 
 use super::checkpoint::Checkpoints;
 use super::history::Replies;
+use super::left::Left;
 use super::{Session, leading_system_messages};
 use crate::chat::{Message, RenderOptions};
 use crate::engine::ParkedContext;
@@ -20,8 +21,8 @@ pub(super) struct Talk {
     /// How many messages are from before the turn that runs.
     pub n_kept: usize,
     /// What came after the pinned messages and left the context, because the window was full.
-    pub left: Vec<Message>,
-    /// How the replies among the messages were reported.
+    pub left: Left,
+    /// How the replies among the messages were reported (and, while a turn runs, those that it drops).
     pub replies: Replies,
     /// The tokens in the KV cache, and for each whether it was fed with writing on.
     pub processed: Vec<u32>,
@@ -43,7 +44,7 @@ impl Talk {
             n_pinned: leading_system_messages(&messages),
             n_kept: 0,
             messages,
-            left: Vec::new(),
+            left: Left::default(),
             replies: Replies::default(),
             processed: Vec::new(),
             written: Vec::new(),

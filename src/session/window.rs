@@ -116,7 +116,9 @@ impl Session {
     async fn evict(&mut self, cut: usize) -> Result<Option<Ingest>> {
         let talk = &mut self.talk;
         let n_pinned = talk.n_pinned;
-        talk.left.extend(talk.messages.drain(n_pinned..cut));
+        for message in talk.messages.drain(n_pinned..cut) {
+            talk.left.push(&message, talk.replies.of(&message));
+        }
         if talk.n_kept <= n_pinned {
             // nothing of that had been fed
             return Ok(None);

@@ -47,9 +47,18 @@ export class ModelContext {
     return { messages: this.#host.messages(), usage: this.#host.model.contextUsage() };
   }
 
-  /** A call has finished. */
+  /** A call has finished: what left the window, or was taken back, is not needed any more. */
   settle(state: ContextState = this.now()): void {
     this.#state = state;
+    const held = new Set(state.messages.map(({ content }) => content));
+    for (const content of this.#replies.keys()) {
+      if (!held.has(content)) this.#replies.delete(content);
+    }
+  }
+
+  /** How many replies are held as they were reported; no more than the window has. */
+  get reportedReplies(): number {
+    return this.#replies.size;
   }
 
   /** The messages as a person would have them: replies without thoughts and calls in their text. */

@@ -14,6 +14,9 @@ export interface Step {
   isRolledBack: boolean;
 }
 
+/** Most steps that are kept: a session without end must not grow with them. */
+const MAX_STEPS = 256;
+
 export class Steps {
   #steps: Step[] = [];
 
@@ -23,6 +26,11 @@ export class Steps {
 
   push(step: Step): void {
     this.#steps.push(step);
+    if (this.#steps.length > MAX_STEPS) this.#steps.shift();
+  }
+
+  get length(): number {
+    return this.#steps.length;
   }
 
   pop(): Step | undefined {

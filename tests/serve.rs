@@ -325,6 +325,53 @@ fn a_history_that_is_sent_again_is_not_memorised_again() {
     assert!(text.contains("Lisbon"), "{text}");
 }
 
+/// vLLM's `continue_final_message`: what comes is what follows, and the whole is one reply of the history.
+#[test]
+fn a_reply_goes_on_in_the_last_message() {
+    let mut server = Server::start(&[]);
+    let begun = |text: &str| json!({ "role": "assistant", "content": text });
+    let profile = [("X-Memory-Profile", "on")];
+    let told = server.text(&json!({ "messages": [user(ADA)] }), &profile);
+    let history = [user(ADA), begun(&told), user(WHERE), begun("You live in")];
+    let body = json!({ "messages": history, "continue_final_message": true, "temperature": 0 });
+    let reply = server.chat(&body, &profile);
+    let text = reply["choices"][0]["message"]["content"].as_str().expect("a text").to_string();
+    assert!(text.contains("Lisbon") && !text.contains("You live in"), "{text:?}");
+    assert_eq!(reply["memory"]["rollback"], Value::Null);
+
+    // the same again, in chunks: what was written for it is taken back, as when a reply is asked for anew
+    let n_once = n_written(&server, "on");
+    let mut streamed = body.clone();
+    streamed["stream"] = true.into();
+    let chunks = server.stream(&streamed, &profile);
+    let pieces = chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str());
+    assert_eq!(pieces.collect::<String>(), text);
+    assert_eq!(n_written(&server, "on"), n_once);
+
+    // the whole reply is recognised as one message, also after a restart
+    let next = |server: &Server| {
+        let whole = begun(&format!("You live in{text}"));
+        let history = [user(ADA), begun(&told), user(WHERE), whole, user("Hello!")];
+        let n_before = n_written(server, "on");
+        let turn = server.chat(&json!({ "messages": history }), &profile);
+        assert_eq!(turn["memory"]["rollback"], Value::Null);
+        (
+            n_written(server, "on") - n_before,
+            turn["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64(),
+        )
+    };
+    let (n_new, n_cached) = next(&server);
+    assert!(n_cached > Some(40) && n_new < n_once, "{n_new} written, {n_cached:?} kept");
+    server = server.restart();
+    let (n_again, n_cached) = next(&server);
+    assert!(n_cached < Some(40) && n_again <= n_new, "{n_again} written, {n_cached:?} kept");
+
+    let mut both = body.clone();
+    both["add_generation_prompt"] = true.into();
+    let error = server.refused("/v1/chat/completions", &both, 400);
+    assert_eq!(error["param"], "continue_final_message");
+}
+
 #[test]
 fn memories_are_shown_moved_restored_and_kept_by_one_writer() {
     let server = Server::start(&[]);

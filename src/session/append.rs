@@ -1,7 +1,7 @@
 //! Messages that nobody answers, and what every call does when it fails: the conversation and the
 //! memory are what they were before.
 
-use super::ingest::common_prefix;
+use super::ingest::{End, common_prefix};
 use super::left::Left;
 use super::{Ingest, Session, TurnOptions};
 use crate::chat::Message;
@@ -58,7 +58,7 @@ impl Session {
 
     async fn read_messages(&mut self, options: &TurnOptions) -> Result<Appended> {
         let write_enabled = options.write_enabled && !self.talk.is_write_paused;
-        let fitting = self.fit(false, 0, options.overflow, self.talk.n_kept).await?;
+        let fitting = self.fit(End::Message, 0, options.overflow, self.talk.n_kept).await?;
         let ids = self.write_ids(&fitting.tokens)?;
         let read = self.ingest(&fitting.tokens, ids, write_enabled, true, Wanted::default());
         let ingest = fitting.with_refed(read.await?.0);

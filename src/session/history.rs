@@ -82,10 +82,19 @@ impl Session {
         options: &TurnOptions,
         on_piece: &mut dyn FnMut(&ThinkPiece) -> ControlFlow<()>,
     ) -> Result<Turn> {
-        check_prompt(&history)?;
+        check_prompt(history.last(), options)?;
         self.cancel.reset();
         let mark = self.mark().await?;
-        let (messages, n_kept) = self.recognise(history);
+        let unfinished = history.last().filter(|_| options.continue_final_message).cloned();
+        let (mut messages, mut n_kept) = self.recognise(history);
+        // a reply goes on in the very words of its caller, who knows no thoughts and may trim
+        if let (Some(given), Some(held)) = (unfinished, messages.last_mut())
+            && *held != given
+            && n_kept > 0
+        {
+            *held = given;
+            n_kept = n_kept.min(messages.len() - 1);
+        }
         let talk = &mut self.talk;
         talk.n_pinned = talk.n_pinned.min(n_kept).max(leading_system_messages(&messages));
         if n_kept < talk.n_pinned {
@@ -123,11 +132,16 @@ impl Session {
     }
 }
 
-/// Refuses what cannot be answered.
-pub(super) fn check_prompt(messages: &[Message]) -> Result<()> {
+/// Refuses what cannot be answered, or gone on with.
+pub(super) fn check_prompt(last: Option<&Message>, options: &TurnOptions) -> Result<()> {
     let refuse = |reason: &str| Err(Error::Messages { reason: reason.into() });
-    match messages.last() {
+    match last {
         None => refuse("there is no message"),
+        Some(last) if options.continue_final_message => match last.role {
+            Role::Assistant if last.tool_calls.is_empty() => Ok(()),
+            Role::Assistant => refuse("the last message calls tools, so no reply goes on in it"),
+            _ => refuse("the last message is not the assistant's, so no reply goes on in it"),
+        },
         Some(last) if last.role == Role::User && last.content.trim().is_empty() => {
             refuse("the message is empty")
         }

@@ -5,7 +5,7 @@ use super::checkpoint::Checkpoints;
 use super::history::Replies;
 use super::left::Left;
 use super::{Session, leading_system_messages};
-use crate::chat::{Message, RenderOptions};
+use crate::chat::{Message, RenderOptions, Role, ToolCall, answer_part};
 use crate::engine::ParkedContext;
 use crate::error::Result;
 use crate::memory_file::MemoryCounters;
@@ -54,6 +54,27 @@ impl Talk {
             counters: MemoryCounters::default(),
             created_ms: 0,
             is_write_paused: false,
+        }
+    }
+}
+
+impl Talk {
+    /// Adds a reply to the conversation, as a message or to the last one, and remembers how its
+    /// caller has it: `answer` is without thoughts and calls.
+    pub fn add_reply(&mut self, text: &str, answer: &str, tool_calls: &[ToolCall], goes_on: bool) {
+        match self.messages.last_mut().filter(|_| goes_on) {
+            Some(last) => {
+                let begun = match self.replies.of(last) {
+                    Some(reported) => reported.answer.clone(),
+                    None => answer_part(&last.content),
+                };
+                last.content.push_str(text);
+                self.replies.insert(&last.content, &(begun + answer), tool_calls);
+            }
+            None => {
+                self.replies.insert(text, answer, tool_calls);
+                self.messages.push(Message::new(Role::Assistant, text));
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::cli::keeper::Keeper;
 use crate::cli::output::note;
 use crate::cli::talk::{check, now_ms, random_seed, today};
 use deltamem::Error;
-use deltamem::chat::{Message, Role};
+use deltamem::chat::{Message, Role, answer_part};
 use deltamem::memory_file::{MemoryFile, MemoryIdentity};
 use deltamem::session::{Overflow, RollbackMemory, Session, StopReason, Turn, TurnOptions};
 use futures_channel::oneshot;
@@ -169,7 +169,13 @@ impl Host {
         }
 
         let mut whole = history.clone();
-        let reply = Message::new(Role::Assistant, turn.answer.clone());
+        let mut answer = turn.answer.clone();
+        if request.is_continued
+            && let Some(begun) = whole.pop()
+        {
+            answer.insert_str(0, &answer_part(&begun.content));
+        }
+        let reply = Message::new(Role::Assistant, answer);
         whole.push(Message { tool_calls: turn.tool_calls.clone(), ..reply });
         let read = digests(&whole);
         let is_unlearnt = is_going_on
@@ -206,6 +212,7 @@ impl Host {
         request.settings.apply(&mut options, random_seed());
         options.write_enabled &= is_written;
         options.gauges = request.extension.gauges;
+        options.continue_final_message = request.is_continued;
         options.overflow = match request.extension.overflow {
             OnOverflow::Evict => Overflow::Evict,
             OnOverflow::Error => Overflow::Error,

@@ -25,6 +25,8 @@ pub struct ChatRequest {
     pub settings: Settings,
     pub extension: Extension,
     pub is_streamed: bool,
+    /// The reply goes on in the last message, which is the assistant's.
+    pub is_continued: bool,
     /// A last chunk has the usage.
     pub has_usage: bool,
 }
@@ -175,9 +177,11 @@ pub fn read_request(body: &[u8]) -> Result<ChatRequest, ApiError> {
     }
     settings.constraint = settings.constraint.or(forced);
     settings.max_tool_calls = max_calls;
+    let is_continued = read_continuation(&given)?;
     Ok(ChatRequest {
         model: text(&given, "model")?,
-        history: read_messages(get("messages"))?,
+        history: read_messages(get("messages"), is_continued)?,
+        is_continued,
         tools,
         variables,
         settings,
@@ -210,6 +214,8 @@ fn refuse_unsupported(name: &str, value: &Value) -> Result<(), ApiError> {
         | "parallel_tool_calls"
         | "reasoning_effort"
         | "chat_template_kwargs"
+        | "add_generation_prompt"
+        | "continue_final_message"
         | "deltamem" => true,
         // refused, unless they say what holds anyway
         "n" => value.as_u64() == Some(1),
@@ -349,6 +355,25 @@ fn read_variables(given: &Given) -> Result<Given, ApiError> {
     Ok(variables)
 }
 
+/// vLLM's two switches for where a prompt ends. Together they contradict each other, and a prompt that
+/// ends behind the last message asks for no reply.
+fn read_continuation(given: &Given) -> Result<bool, ApiError> {
+    let is_continued = flag(given, "continue_final_message")?.unwrap_or(false);
+    match flag(given, "add_generation_prompt")? {
+        Some(true) if is_continued => {
+            let message = "`continue_final_message` and `add_generation_prompt` are both true: a reply \
+                           either goes on in the last message or begins another one";
+            Err(ApiError::parameter("continue_final_message", message))
+        }
+        Some(false) if !is_continued => {
+            let message = "`add_generation_prompt` is false, so no reply would begin; set \
+                           `continue_final_message` to go on with the last message";
+            Err(ApiError::unsupported("add_generation_prompt", message))
+        }
+        _ => Ok(is_continued),
+    }
+}
+
 fn read_format(given: &Given) -> Result<Option<Constraint>, ApiError> {
     let name = "response_format";
     let Some(format) = present(given, name) else { return Ok(None) };
@@ -440,7 +465,7 @@ fn read_tools(tools: Option<&Value>) -> Result<Vec<Value>, ApiError> {
 
 // ---- messages --------------------------------------------------------------------------------------
 
-fn read_messages(messages: Option<&Value>) -> Result<Vec<Message>, ApiError> {
+fn read_messages(messages: Option<&Value>, is_continued: bool) -> Result<Vec<Message>, ApiError> {
     let Some(Value::Array(messages)) = messages else {
         return Err(ApiError::parameter("messages", "`messages` is not an array"));
     };
@@ -465,6 +490,15 @@ fn read_messages(messages: Option<&Value>) -> Result<Vec<Message>, ApiError> {
     let refuse =
         |reason: &str| Err(ApiError::bad_request("messages", reason).with_param("messages"));
     match history.last() {
+        Some(last) if is_continued => match last.role {
+            Role::Assistant if last.tool_calls.is_empty() => Ok(history),
+            Role::Assistant => refuse("the last message calls tools, so no reply goes on in it"),
+            _ => refuse("`continue_final_message` wants a last message from the assistant"),
+        },
+        Some(last) if last.role == Role::Assistant => refuse(
+            "the last message is the assistant's; `continue_final_message` goes on with it, else it has \
+             to be from the user or a tool",
+        ),
         Some(last) if last.role == Role::User && last.content.trim().is_empty() => {
             refuse("the last message is empty")
         }

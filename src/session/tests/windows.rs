@@ -170,7 +170,7 @@ fn an_eviction_that_is_cancelled_loses_nothing() {
     s.talk.n_kept = s.talk.messages.len();
     s.talk.messages.push(user("And another one of them, rather a long one."));
     s.cancel.cancel();
-    let cancelled = block_on(s.fit(true, 32, Overflow::Evict, s.talk.n_kept));
+    let cancelled = block_on(s.fit(End::Prompt, 32, Overflow::Evict, s.talk.n_kept));
     assert_eq!(block_on(s.or_restore(cancelled.map(drop), mark)).unwrap_err().code(), "cancelled");
     assert_eq!((state(&s), s.messages().to_vec(), *s.counters()), before);
     let read_only = TurnOptions { write_enabled: false, ..options };

@@ -2,6 +2,7 @@
  * A session's context: the messages that the model has, as they were after the last finished call, and
  * what of them can be taken back. A lost device is refilled with them.
  */
+import { begunIn } from "./input.js";
 import type { ModelHost } from "./model-host.js";
 import type { Message } from "./protocol.js";
 import { type Step, Steps } from "./steps.js";
@@ -73,14 +74,16 @@ export class ModelContext {
   addTurn(question: Message[], turn: ModelTurn): ContextState {
     const state = this.now();
     const { answer, thoughts, toolCalls } = turn;
+    const begun = begunIn(question);
     this.#replies.set(state.messages.at(-1)?.content ?? "", {
       role: "assistant",
-      content: answer,
+      content: (begun ?? "") + answer,
       ...(thoughts && { reasoning: thoughts }),
       ...(toolCalls.length > 0 && { toolCalls }),
     });
     if (turn.rollback) this.steps.clear();
-    this.#add(state, "turn", question, 1, turn.evictedMessages, turn.rollback !== null);
+    const replies = begun === null ? 1 : 0;
+    this.#add(state, "turn", question, replies, turn.evictedMessages, turn.rollback !== null);
     return state;
   }
 

@@ -80,7 +80,11 @@ export function memoryStep(): Step {
   };
 }
 
-/** What is to be answered: the messages since the last that was the model's. */
+/**
+ * What is to be answered: the messages since the last that was the model's. One at the end belongs to it:
+ * that is what the reply goes on with.
+ */
 export function questionIn(messages: Message[]): Message[] {
-  return messages.slice(messages.findLastIndex(({ role }) => role === "assistant") + 1);
+  const earlier = messages.slice(0, -1);
+  return messages.slice(earlier.findLastIndex(({ role }) => role === "assistant") + 1);
 }

@@ -13,6 +13,7 @@ mod ahead;
 mod append;
 mod cancel;
 mod checkpoint;
+mod complete;
 mod generate;
 mod guide;
 mod history;

@@ -279,6 +279,8 @@ impl Session {
     ) -> ThinkSplitter {
         let new = if is_leading { ThinkSplitter::leading } else { ThinkSplitter::new };
         match self.talk.messages.last() {
+            // tags behind an answer are text
+            _ if self.talk.is_plain => ThinkSplitter::leading("").within("x"),
             Some(last) if goes_on => new("").within(&last.content),
             _ => new(prompt),
         }

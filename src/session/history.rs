@@ -57,6 +57,7 @@ impl Session {
         self.clear_cache();
         let talk = &mut self.talk;
         talk.render.date = date;
+        talk.is_plain = false;
         talk.left.clear();
         talk.replies.clear();
         talk.n_kept = 0;

@@ -347,6 +347,7 @@ impl Session {
         let options = self.talk.render.with_generation_prompt(end == End::Prompt);
         let template = &self.model.template;
         let text = match end {
+            _ if self.talk.is_plain => messages.iter().map(|m| m.content.as_str()).collect(),
             End::Unfinished => template.render_unfinished(messages, &options)?,
             End::Message | End::Prompt => template.render(messages, &options)?,
         };
@@ -360,8 +361,8 @@ impl Session {
         messages: &[crate::chat::Message],
         add_generation_prompt: bool,
     ) -> Result<Vec<u32>> {
-        let options = self.talk.render.with_generation_prompt(add_generation_prompt);
-        self.model.tokenizer.encode(&self.model.template.render(messages, &options)?)
+        let end = if add_generation_prompt { End::Prompt } else { End::Message };
+        Ok(self.render_to(messages, end)?.1)
     }
 
     /// Message and sentence ids of the conversation, if this write mode looks at them.
@@ -369,6 +370,8 @@ impl Session {
         let granularity = self.model.engine.delta_config().map(|d| d.write_granularity);
         let with_sentences = match granularity {
             None | Some(WriteGranularity::Token) => return Ok(None),
+            // nothing of a plain text is written
+            Some(_) if self.talk.is_plain => return Ok(None),
             Some(granularity) => granularity == WriteGranularity::SentenceMean,
         };
         let talk = &mut self.talk;

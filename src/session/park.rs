@@ -35,6 +35,8 @@ pub(super) struct Talk {
     pub counters: MemoryCounters,
     pub created_ms: u64,
     pub is_write_paused: bool,
+    /// No template is used: the messages' texts follow each other.
+    pub is_plain: bool,
 }
 
 impl Talk {
@@ -54,6 +56,7 @@ impl Talk {
             counters: MemoryCounters::default(),
             created_ms: 0,
             is_write_paused: false,
+            is_plain: false,
         }
     }
 }

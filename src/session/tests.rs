@@ -12,6 +12,7 @@ use crate::weights::{TensorInfo, TensorSource};
 use pollster::block_on;
 use std::ops::ControlFlow;
 
+mod completions;
 mod continued;
 mod histories;
 mod prefixes;

@@ -8,6 +8,7 @@ use super::memories::{self, MemoryTask};
 use super::queue::{Gone, Queue};
 use super::reply::{Report, Sink};
 use super::request::{ChatRequest, OnOverflow};
+use super::text::TextRequest;
 use super::turns::{KnownTurns, digests, n_common, n_questions, n_system};
 use crate::cli::days::Days;
 use crate::cli::keeper::Keeper;
@@ -42,11 +43,24 @@ pub enum Job {
         text: String,
         answer: oneshot::Sender<Result<Value, ApiError>>,
     },
-    /// How many tokens a text takes.
-    Count {
+    Text(Box<TextJob>),
+    /// The tokens of a text.
+    Tokenize {
         text: String,
-        answer: oneshot::Sender<Result<usize, ApiError>>,
+        answer: oneshot::Sender<Result<Vec<u32>, ApiError>>,
     },
+    /// The text of tokens.
+    Detokenize {
+        tokens: Vec<u32>,
+        answer: oneshot::Sender<Result<String, ApiError>>,
+    },
+}
+
+/// A text to go on with; a profile's memory is read for it.
+pub struct TextJob {
+    pub request: TextRequest,
+    pub profile: String,
+    pub sink: Sink,
 }
 
 /// A history to be answered for a profile.
@@ -108,9 +122,22 @@ impl Host {
                 Job::Write { profile, text, answer } => {
                     let _ = answer.send(block_on(self.write_text(&profile, &text)));
                 }
-                Job::Count { text, answer } => {
+                Job::Text(job) => {
+                    let TextJob { request, profile, mut sink } = *job;
+                    match block_on(self.go_on(&request, &profile, &gone, &mut sink)) {
+                        Ok(turn) => {
+                            let (profile, date) = (&profile[..], self.session.date());
+                            sink.finish(&Report { turn: &turn, profile, generation: None, date });
+                        }
+                        Err(error) => sink.fail(error),
+                    }
+                }
+                Job::Tokenize { text, answer } => {
                     let tokens = self.session.model().tokenizer.encode(&text);
-                    let _ = answer.send(tokens.map(|tokens| tokens.len()).map_err(ApiError::from));
+                    let _ = answer.send(tokens.map_err(ApiError::from));
+                }
+                Job::Detokenize { tokens, answer } => {
+                    let _ = answer.send(self.detokenize(&tokens));
                 }
             }
         }
@@ -205,6 +232,51 @@ impl Host {
             current.memory = saved;
         }
         Ok((turn, generation.filter(|_| is_written)))
+    }
+
+    /// Goes on with a text in a context of its own; conversations stay as they are.
+    async fn go_on(
+        &mut self,
+        request: &TextRequest,
+        profile: &str,
+        gone: &Gone,
+        sink: &mut Sink,
+    ) -> Result<Turn, ApiError> {
+        let mut options = self.defaults.clone();
+        request.settings.apply(&mut options, random_seed());
+        check(&options)?;
+        let mut keeper = self.open(profile, false)?;
+        let file = self.see(profile, keeper.as_mut())?;
+        self.conversations.switch(&Choice::New, &mut self.session).await?;
+        self.tell_template(None)?;
+        self.put(file.as_ref()).await?;
+        let mut on_piece = |piece: &_| match gone.is_gone() {
+            true => ControlFlow::Break(()),
+            false => sink.piece(piece),
+        };
+        let turn = self.session.complete(&request.prompt, &options, &mut on_piece).await;
+        let turn = turn.map_err(|error| match error {
+            error @ (Error::Messages { .. } | Error::ContextFull { .. }) => {
+                ApiError::from(error).with_param("prompt")
+            }
+            error => error.into(),
+        })?;
+        match turn.stop_reason == StopReason::Cancelled || gone.is_gone() {
+            true => Err(ApiError::shutting_down()),
+            false => Ok(turn),
+        }
+    }
+
+    fn detokenize(&self, tokens: &[u32]) -> Result<String, ApiError> {
+        let tokenizer = &self.session.model().tokenizer;
+        let n = tokenizer.vocab_size();
+        match tokens.iter().find(|id| **id as usize >= n) {
+            None => Ok(tokenizer.decode(tokens, false)),
+            Some(id) => {
+                let message = format!("`tokens` has {id}; the model's are 0 to {}", n - 1);
+                Err(ApiError::parameter("tokens", message))
+            }
+        }
     }
 
     fn options(&self, request: &ChatRequest, is_written: bool) -> Result<TurnOptions, ApiError> {

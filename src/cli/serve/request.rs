@@ -95,6 +95,16 @@ impl Settings {
         }
     }
 
+    #[cfg(test)]
+    pub fn max_tokens(&self) -> Option<usize> {
+        self.max_tokens
+    }
+
+    /// The same with a length where none was given.
+    pub fn or_max_tokens(self, n: usize) -> Settings {
+        Settings { max_tokens: self.max_tokens.or(Some(n)), ..self }
+    }
+
     /// Replaces what was given; without a seed it is `seed`.
     pub fn apply(&self, turn: &mut TurnOptions, seed: u64) {
         let sampling = &mut turn.sampling;
@@ -113,7 +123,7 @@ impl Settings {
 }
 
 /// These steer a service and not the reply.
-const PASSED_OVER: [&str; 9] = [
+pub(super) const PASSED_OVER: [&str; 9] = [
     "metadata",
     "prompt_cache_key",
     "prompt_cache_options",
@@ -125,22 +135,36 @@ const PASSED_OVER: [&str; 9] = [
     "verbosity",
 ];
 
+/// The body as a JSON object.
+///
+/// # Errors
+/// 400 for what is none.
+pub(super) fn read_object(body: &[u8]) -> Result<Given, ApiError> {
+    let value = serde_json::from_slice(body)
+        .map_err(|e| ApiError::bad_request("invalid_json", format!("the body is not JSON: {e}")))?;
+    match value {
+        Value::Object(given) => Ok(given),
+        _ => Err(ApiError::bad_request("invalid_json", "the body is not a JSON object")),
+    }
+}
+
+/// Whether a last chunk has the usage.
+pub(super) fn read_has_usage(given: &Given) -> bool {
+    let options = present(given, "stream_options").and_then(Value::as_object);
+    let usage = options.and_then(|options| options.get("include_usage"));
+    usage.and_then(Value::as_bool).unwrap_or(false)
+}
+
 /// Reads the body of a request.
 ///
 /// # Errors
 /// 400 with the parameter that is wrong or cannot be honoured.
 pub fn read_request(body: &[u8]) -> Result<ChatRequest, ApiError> {
-    let value: Value = serde_json::from_slice(body)
-        .map_err(|e| ApiError::bad_request("invalid_json", format!("the body is not JSON: {e}")))?;
-    let Value::Object(given) = value else {
-        return Err(ApiError::bad_request("invalid_json", "the body is not a JSON object"));
-    };
+    let given = read_object(body)?;
     for (name, value) in &given {
         refuse_unsupported(name, value)?;
     }
     let get = |name: &str| given.get(name).filter(|value| !value.is_null());
-    let stream_options = get("stream_options").and_then(Value::as_object);
-    let usage = stream_options.and_then(|options| options.get("include_usage"));
     let extension = match get("deltamem") {
         None => Extension::default(),
         Some(extension) => Extension::deserialize(extension)
@@ -187,7 +211,7 @@ pub fn read_request(body: &[u8]) -> Result<ChatRequest, ApiError> {
         settings,
         extension,
         is_streamed: flag(&given, "stream")?.unwrap_or(false),
-        has_usage: usage.and_then(Value::as_bool).unwrap_or(false),
+        has_usage: read_has_usage(&given),
     })
 }
 
@@ -238,9 +262,9 @@ fn refuse_unsupported(name: &str, value: &Value) -> Result<(), ApiError> {
 
 // ---- settings --------------------------------------------------------------------------------------
 
-type Given = Map<String, Value>;
+pub(super) type Given = Map<String, Value>;
 
-fn wrong(name: &str, value: &Value, expected: &str) -> ApiError {
+pub(super) fn wrong(name: &str, value: &Value, expected: &str) -> ApiError {
     let mut shown = value.to_string();
     if shown.len() > 80 {
         shown = format!("{}…", shown.chars().take(80).collect::<String>());
@@ -248,16 +272,16 @@ fn wrong(name: &str, value: &Value, expected: &str) -> ApiError {
     ApiError::parameter(name, format!("`{name}` is {shown}; expected {expected}"))
 }
 
-fn present<'a>(given: &'a Given, name: &str) -> Option<&'a Value> {
+pub(super) fn present<'a>(given: &'a Given, name: &str) -> Option<&'a Value> {
     given.get(name).filter(|value| !value.is_null())
 }
 
-fn flag(given: &Given, name: &str) -> Result<Option<bool>, ApiError> {
+pub(super) fn flag(given: &Given, name: &str) -> Result<Option<bool>, ApiError> {
     let read = |value: &Value| value.as_bool().ok_or_else(|| wrong(name, value, "true or false"));
     present(given, name).map(read).transpose()
 }
 
-fn text(given: &Given, name: &str) -> Result<Option<String>, ApiError> {
+pub(super) fn text(given: &Given, name: &str) -> Result<Option<String>, ApiError> {
     let read = |value: &Value| match value.as_str() {
         Some(text) => Ok(text.to_string()),
         None => Err(wrong(name, value, "a string")),
@@ -281,7 +305,7 @@ fn count(given: &Given, name: &str, least: u64) -> Result<Option<usize>, ApiErro
     present(given, name).map(read).transpose()
 }
 
-fn read_settings(given: &Given) -> Result<Settings, ApiError> {
+pub(super) fn read_settings(given: &Given) -> Result<Settings, ApiError> {
     let seed = present(given, "seed").map(|value| match (value.as_u64(), value.as_i64()) {
         (Some(seed), _) => Ok(seed),
         (_, Some(negative)) => Ok(negative.cast_unsigned()),

@@ -218,7 +218,7 @@ impl Host {
             (Some(keeper), true) => match self.save(profile, keeper).await {
                 Ok(saved) => Some(saved),
                 Err(error) => {
-                    self.profile(profile).turns.remove(&read[chain.len().min(read.len())..]);
+                    self.profile(profile).turns.remove(&read[n_common(&read, &chain)..]);
                     self.take_back(&turn, before, file.as_ref()).await?;
                     return Err(error);
                 }

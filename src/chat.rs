@@ -15,6 +15,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, OnceLock};
 
 mod bounds;
+mod continued;
 mod date;
 mod python;
 mod think;
@@ -198,6 +199,11 @@ impl ChatTemplate {
             let text = self.render_as_given(&messages, &options);
             text.map_or(true, |text| text.contains(name))
         })
+    }
+
+    /// Whether the template has a switch for thinking.
+    pub fn reads_enable_thinking(&self) -> bool {
+        self.source.contains("enable_thinking")
     }
 
     fn render_as_given(&self, messages: &[Message], options: &RenderOptions) -> Result<String> {

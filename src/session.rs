@@ -1,7 +1,7 @@
 //! A conversation with a memory: messages in, replies out, memory written on the way. Owns what can
 //! be asked of a session as a whole; `session/` has the parts: feeding what is new (`ingest`), a
 //! turn (`generate`, and `ahead` for what the engine decodes by itself), a history that a caller
-//! sends whole (`history`), messages without an answer (`append`), text for the memory alone
+//! sends whole (`history`, `left`), messages without an answer (`append`), text for the memory alone
 //! (`write`), a full window (`window`), conversations side by side (`park`). Source: SPEC.md section 7, without the defects of section 9.
 //!
 //! The memory is never lost silently. Where the reference drops cache *and* memory as soon as the
@@ -13,10 +13,12 @@ mod ahead;
 mod append;
 mod cancel;
 mod checkpoint;
+mod complete;
 mod generate;
 mod guide;
 mod history;
 mod ingest;
+mod left;
 mod park;
 mod prefix;
 mod prefix_store;

@@ -623,6 +623,27 @@ fn chat_commands_do_what_they_say() {
     assert!(!wrong.out.trim().is_empty(), "the chat ended: {wrong:?}");
 }
 
+/// A reply that was cut goes on in the same message, and one can be begun for the model.
+#[test]
+fn a_reply_goes_on_where_it_was_cut_or_begun() {
+    let home = Home::endless();
+    let chat = ["chat", "--cpu", "--max-tokens", "4", "--temperature", "0"];
+    home.pipe(&chat, "/continue\n").expect(1).err_has("[messages]");
+    let run = home.pipe(&chat, "hello\n/continue\n/stats\n/undo\n/stats\n").ok();
+    run.out_has("messages     2");
+    run.out_has("messages     0");
+    assert_eq!(run.err.matches("stopped after 4 tokens").count(), 2, "{run:?}");
+
+    let plain = ["generate", "hello", "--cpu", "--json", "--max-tokens", "3", "--temperature", "0"];
+    let begun = [&plain[..], &["--reply-prefix", "You live in"]].concat();
+    let [plain, begun] = [&plain[..], &begun].map(|arguments| home.run(arguments).ok().json());
+    let n_prompt = |run: &Value| run["tokens"]["prompt"].as_u64();
+    assert!(n_prompt(&begun) > n_prompt(&plain), "{begun:#}");
+    let text = begun["text"].as_str().expect("a text");
+    assert!(!text.starts_with("You live in"), "{text:?}");
+    home.run(&["generate", " ", "--cpu", "--reply-prefix", "a"]).expect(1).err_has("[messages]");
+}
+
 /// More than the window holds many times over: old messages leave it, and the memory answers for them.
 #[test]
 fn a_conversation_has_no_end() {

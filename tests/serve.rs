@@ -325,6 +325,128 @@ fn a_history_that_is_sent_again_is_not_memorised_again() {
     assert!(text.contains("Lisbon"), "{text}");
 }
 
+/// vLLM's `continue_final_message`: what comes is what follows, and the whole is one reply of the history.
+#[test]
+fn a_reply_goes_on_in_the_last_message() {
+    let mut server = Server::start(&[]);
+    let begun = |text: &str| json!({ "role": "assistant", "content": text });
+    let profile = [("X-Memory-Profile", "on")];
+    let told = server.text(&json!({ "messages": [user(ADA)] }), &profile);
+    let history = [user(ADA), begun(&told), user(WHERE), begun("You live in")];
+    let body = json!({ "messages": history, "continue_final_message": true, "temperature": 0 });
+    let reply = server.chat(&body, &profile);
+    let text = reply["choices"][0]["message"]["content"].as_str().expect("a text").to_string();
+    assert!(text.contains("Lisbon") && !text.contains("You live in"), "{text:?}");
+    assert_eq!(reply["memory"]["rollback"], Value::Null);
+
+    // the same again, in chunks: what was written for it is taken back, as when a reply is asked for anew
+    let n_once = n_written(&server, "on");
+    let mut streamed = body.clone();
+    streamed["stream"] = true.into();
+    let chunks = server.stream(&streamed, &profile);
+    let pieces = chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str());
+    assert_eq!(pieces.collect::<String>(), text);
+    assert_eq!(n_written(&server, "on"), n_once);
+
+    // the whole reply is recognised as one message, also after a restart
+    let next = |server: &Server| {
+        let whole = begun(&format!("You live in{text}"));
+        let history = [user(ADA), begun(&told), user(WHERE), whole, user("Hello!")];
+        let n_before = n_written(server, "on");
+        let turn = server.chat(&json!({ "messages": history }), &profile);
+        assert_eq!(turn["memory"]["rollback"], Value::Null);
+        (
+            n_written(server, "on") - n_before,
+            turn["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64(),
+        )
+    };
+    let (n_new, n_cached) = next(&server);
+    assert!(n_cached > Some(40) && n_new < n_once, "{n_new} written, {n_cached:?} kept");
+    server = server.restart();
+    let (n_again, n_cached) = next(&server);
+    assert!(n_cached < Some(40) && n_again <= n_new, "{n_again} written, {n_cached:?} kept");
+
+    let mut both = body.clone();
+    both["add_generation_prompt"] = true.into();
+    let error = server.refused("/v1/chat/completions", &both, 400);
+    assert_eq!(error["param"], "continue_final_message");
+}
+
+/// OpenAI's older interface, and texts as tokens and back.
+#[test]
+fn a_plain_text_goes_on_and_is_not_remembered() {
+    let server = Server::start(&["--api-key", "secret"]);
+    let with_token = [("Authorization", "Bearer secret")];
+    let post = |path: &str, body: Value, status: u16| {
+        json_of(server.post(path, &body, &with_token), status)
+    };
+    let told = post("/v1/chat/completions", json!({ "messages": [user(ADA)] }), 200);
+    let body = json!({ "prompt": "You live in", "temperature": 0, "max_tokens": 3 });
+    let whole = post("/v1/completions", body.clone(), 200);
+    assert_eq!(
+        (&whole["object"], &whole["choices"][0]["logprobs"]),
+        (&json!("text_completion"), &Value::Null)
+    );
+    assert!(whole["id"].as_str().is_some_and(|id| id.starts_with("cmpl-")));
+    let text = whole["choices"][0]["text"].as_str().expect("a text").to_string();
+    // how much a model says of it is its own affair
+    let n_said = whole["usage"]["completion_tokens"].clone();
+    assert!(n_said.as_u64() <= Some(3), "{n_said}");
+    let ended = &whole["choices"][0]["finish_reason"];
+    assert!(*ended == "stop" || (*ended == "length" && n_said == 3), "{ended} after {n_said}");
+    // no template: the prompt is these tokens and no more
+    let tokens = post("/tokenize", json!({ "prompt": "You live in", "model": "nano" }), 200);
+    assert_eq!(whole["usage"]["prompt_tokens"], tokens["count"]);
+    assert_eq!(
+        tokens["tokens"].as_array().map(Vec::len),
+        tokens["count"].as_u64().map(|n| n as usize)
+    );
+    assert_eq!(post("/tokenize", json!({ "content": "You live in" }), 200), tokens);
+    let back = post("/detokenize", json!({ "tokens": tokens["tokens"] }), 200);
+    assert_eq!((&back["prompt"], &back["content"]), (&json!("You live in"), &json!("You live in")));
+
+    let mut streamed = body.clone();
+    (streamed["stream"], streamed["echo"]) = (true.into(), true.into());
+    streamed["stream_options"] = json!({ "include_usage": true });
+    let events = server.post("/v1/completions", &streamed, &with_token);
+    let events = String::from_utf8(events.body).expect("text");
+    let data: Vec<&str> = events.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+    let (end, chunks) = data.split_last().expect("events");
+    assert_eq!(*end, "[DONE]");
+    let chunks: Vec<Value> =
+        chunks.iter().map(|text| serde_json::from_str(text).expect("JSON")).collect();
+    let pieces = chunks.iter().filter_map(|chunk| chunk["choices"][0]["text"].as_str());
+    assert_eq!(pieces.collect::<String>(), format!("You live in{text}"));
+    assert_eq!(chunks.last().map(|last| &last["usage"]["completion_tokens"]), Some(&n_said));
+
+    // the memory has the chat and nothing else, and the chat goes on
+    let memory = json_of(server.send("GET", "/v1/memory", &with_token, b""), 200);
+    assert_eq!(
+        (&memory["counters"]["turns"], &memory["counters"]["generation"]),
+        (&json!(1), &json!(1))
+    );
+    let history = json!([user(ADA), told["choices"][0]["message"], user(WHERE)]);
+    let next = post("/v1/chat/completions", json!({ "messages": history }), 200);
+    assert!(
+        next["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64() > Some(20),
+        "{next:#}"
+    );
+
+    for (path, body, param) in [
+        ("/v1/completions", json!({ "prompt": " " }), "prompt"),
+        ("/v1/completions", json!({ "prompt": "a ".repeat(9000) }), "prompt"),
+        ("/v1/completions", json!({ "prompt": "a", "logprobs": 1 }), "logprobs"),
+        ("/tokenize", json!({ "messages": [] }), "messages"),
+        ("/tokenize", json!({ "prompt": 1 }), "prompt"),
+        ("/detokenize", json!({ "tokens": [99_999_999] }), "tokens"),
+        ("/detokenize", json!({ "tokens": [-1] }), "tokens"),
+    ] {
+        assert_eq!(post(path, body, 400)["error"]["param"], param, "{path}");
+    }
+    let post_without = server.post("/v1/completions", &json!({ "prompt": "a" }), &[]);
+    assert_eq!(json_of(post_without, 401)["error"]["code"], "invalid_api_key");
+}
+
 #[test]
 fn memories_are_shown_moved_restored_and_kept_by_one_writer() {
     let server = Server::start(&[]);

@@ -149,6 +149,60 @@ fn renderings_are_those_of_transformers() {
     assert!(failures.is_empty(), "{} differ:\n{}", failures.len(), failures.join("\n"));
 }
 
+#[derive(Deserialize)]
+struct Continued {
+    date: String,
+    cases: Vec<ContinuedCase>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContinuedCase {
+    messages: Vec<Message>,
+    enable_thinking: Option<bool>,
+    /// By template; null where transformers refuses.
+    expected: BTreeMap<String, Option<String>>,
+}
+
+/// A conversation that ends within its last message: transformers' `continue_final_message`. The text is
+/// where the whole rendering goes on, too, but for white space that a template takes away.
+#[test]
+fn unfinished_messages_end_where_transformers_ends_them() {
+    let text = std::fs::read(folder().join("continued.json")).expect("recordings");
+    let recorded: Continued = serde_json::from_slice(&text).expect("recordings");
+    let date: CivilDate = recorded.date.parse().expect("a date");
+    let smollm3 = template(&folder().join("../../src/chat/smollm3_like.jinja"));
+    let qwen3 = template(&folder().join("qwen3_like.jinja"));
+    let (mut failures, mut n_texts) = (Vec::new(), 0);
+    for case in &recorded.cases {
+        for (name, expected) in &case.expected {
+            let (template, thinks) = match name.as_str() {
+                "smollm3" => (&smollm3, None),
+                name => (&qwen3, Some(name == "qwen3")),
+            };
+            let mut options = RenderOptions::new(date);
+            options.enable_thinking = case.enable_thinking;
+            options.extra.extend(thinks.map(|thinks| ("thinks".into(), json!(thinks))));
+            let found = template.render_unfinished(&case.messages, &options);
+            let whole = template.render(&case.messages, &options).expect("a text");
+            let content = &case.messages[case.messages.len() - 1].content;
+            let is_right = match (&found, expected) {
+                (Ok(found), Some(expected)) => {
+                    n_texts += 1;
+                    found == expected && (whole.starts_with(found) || content.trim().is_empty())
+                }
+                (Err(error), None) => error.code() == "template",
+                _ => false,
+            };
+            if !is_right {
+                failures.push(format!("{name}, {content:?}:\n{found:?}\n{expected:?}\n{whole:?}"));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} differ:\n{}", failures.len(), failures.join("\n"));
+    assert!(n_texts > 80, "{n_texts} texts");
+}
+
 /// Every text comes to the tokens that the Python library makes of it, tags of the template as one each.
 #[test]
 fn renderings_come_to_the_same_tokens() {

@@ -55,6 +55,16 @@ impl ThinkSplitter {
         ThinkSplitter { is_leading: true, ..ThinkSplitter::new(prompt) }
     }
 
+    /// The same for a reply that goes on in a message of which `content` is there already: inside if
+    /// that leaves a `<think>` open.
+    pub fn within(self, content: &str) -> ThinkSplitter {
+        let mut splitter = self;
+        splitter.push(content);
+        // what may be the beginning of a tag is shown already, as text
+        splitter.held.clear();
+        splitter
+    }
+
     /// True between the tags.
     pub fn is_thinking(&self) -> bool {
         self.is_thinking
@@ -186,6 +196,22 @@ mod tests {
         assert_eq!(split(closed, &["hi"]), ("".into(), "hi".into()));
         let open = "assistant\n<think>\n";
         assert_eq!(split(open, &["hm", "</thi", "nk>hi"]), ("hm".into(), "hi".into()));
+    }
+
+    #[test]
+    fn a_message_that_is_gone_on_with_may_have_opened_the_tag() {
+        for (content, reply, thoughts, answer) in [
+            ("", "<think>a</think>b", "a", "b"),
+            ("One, ", "two", "", "two"),
+            ("<think>\nI", " see</think>yes", " see", "yes"),
+            ("<think>I see</think>", "yes", "", "yes"),
+            ("<think>I see</thi", "nk>", "nk>", ""),
+        ] {
+            let expected = (thoughts.to_string(), answer.to_string());
+            assert_eq!(split_with(ThinkSplitter::new("").within(content), &[reply]), expected);
+        }
+        let leading = ThinkSplitter::leading("").within("One, ");
+        assert_eq!(split_with(leading, &["<think>"]), ("".into(), "<think>".into()));
     }
 
     #[test]

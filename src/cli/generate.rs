@@ -10,6 +10,7 @@ use super::prefix_cache::PrefixCacheOptions;
 use super::talk::{Printer, TalkOptions, now_ms, per_second, remarks};
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use deltamem::chat::{Message, Role};
 use deltamem::constraint::Constraint;
 use deltamem::session::{Session, StopReason, Turn};
 use serde_json::{Value, json};
@@ -35,6 +36,9 @@ pub struct GenerateOptions {
     /// Save the memory after the reply
     #[arg(long, requires = "memory", conflicts_with = "read_only")]
     save: bool,
+    /// Begin the reply with this text, which is not printed again
+    #[arg(long, value_name = "TEXT")]
+    reply_prefix: Option<String>,
     #[command(flatten)]
     form: FormOptions,
     #[command(flatten)]
@@ -85,6 +89,9 @@ pub fn run(options: &GenerateOptions) -> Result<ExitCode> {
         Some(prompt) if prompt != "-" => prompt.to_string(),
         _ => prompt_from_stdin()?,
     };
+    if prompt.trim().is_empty() {
+        return Err(deltamem::Error::Messages { reason: "the message is empty".into() }.into());
+    }
     let constraint = options.form.constraint()?;
     let model = options.model.load(&options.run)?;
     pollster::block_on(async {
@@ -94,13 +101,18 @@ pub fn run(options: &GenerateOptions) -> Result<ExitCode> {
         options.talk.apply(&mut turn_options)?;
         options.talk.tell_tools(&mut session)?;
         turn_options.constraint = constraint;
+        let mut messages = vec![Message::new(Role::User, prompt)];
+        if let Some(begun) = &options.reply_prefix {
+            turn_options.continue_final_message = true;
+            messages.push(Message::new(Role::Assistant, begun));
+        }
         let mut keeper = open_memory(options, &mut session).await?;
 
         let replying = Replying::begin(session.canceller());
         let mut printer = Printer::new();
         let is_streamed = !options.json;
         let turn = session
-            .ask(&prompt, &turn_options, &mut |piece| match is_streamed {
+            .turn(messages, &turn_options, &mut |piece| match is_streamed {
                 true => printer.piece(piece),
                 false => ControlFlow::Continue(()),
             })

@@ -1,7 +1,8 @@
 //! Messages that nobody answers, and what every call does when it fails: the conversation and the
 //! memory are what they were before.
 
-use super::ingest::common_prefix;
+use super::ingest::{End, common_prefix};
+use super::left::Left;
 use super::{Ingest, Session, TurnOptions};
 use crate::chat::Message;
 use crate::engine::Wanted;
@@ -20,7 +21,7 @@ pub struct Appended {
 /// A conversation as it was before a call.
 pub(super) struct Mark {
     messages: Vec<Message>,
-    left: Vec<Message>,
+    left: Left,
     n_pinned: usize,
     n_settled: usize,
     /// Where the first checkpoint was.
@@ -57,7 +58,7 @@ impl Session {
 
     async fn read_messages(&mut self, options: &TurnOptions) -> Result<Appended> {
         let write_enabled = options.write_enabled && !self.talk.is_write_paused;
-        let fitting = self.fit(false, 0, options.overflow, self.talk.n_kept).await?;
+        let fitting = self.fit(End::Message, 0, options.overflow, self.talk.n_kept).await?;
         let ids = self.write_ids(&fitting.tokens)?;
         let read = self.ingest(&fitting.tokens, ids, write_enabled, true, Wanted::default());
         let ingest = fitting.with_refed(read.await?.0);
@@ -84,6 +85,7 @@ impl Session {
     /// fed again by the next call, without writing.
     pub(super) async fn or_restore<T>(&mut self, result: Result<T>, mark: Mark) -> Result<T> {
         if result.is_ok() {
+            self.talk.replies.retain(&self.talk.messages);
             return result;
         }
         let common = common_prefix(&self.talk.processed, &mark.processed);

@@ -3,6 +3,7 @@
 use super::ahead::Ahead;
 use super::guide::Guide;
 use super::history::check_prompt;
+use super::ingest::End;
 use super::reply::Reply;
 use super::window::CLOSING_TOKENS;
 use super::{Ingest, Overflow, Session};
@@ -33,6 +34,9 @@ pub struct TurnOptions {
     pub constraint: Option<Constraint>,
     /// The reply ends with so many calls of tools.
     pub max_tool_calls: usize,
+    /// The last message is the assistant's, and the reply goes on in it instead of beginning another.
+    /// What of a reply is streamed, reported, constrained and ended is then what is added.
+    pub continue_final_message: bool,
 }
 
 /// Why a reply ended.
@@ -105,6 +109,7 @@ impl Session {
             gauges: false,
             constraint: None,
             max_tool_calls: usize::MAX,
+            continue_final_message: false,
         }
     }
 
@@ -122,7 +127,8 @@ impl Session {
     }
 
     /// Answers new messages, of which the last is from the user or a tool. `on_piece` gets the reply
-    /// as it comes and can end it.
+    /// as it comes and can end it. With [`TurnOptions::continue_final_message`] the last is the
+    /// assistant's; without messages the conversation's last reply is gone on with.
     ///
     /// # Errors
     /// [`Error::Messages`] for an empty or another last message, [`Error::Setting`],
@@ -135,7 +141,11 @@ impl Session {
         options: &TurnOptions,
         on_piece: &mut dyn FnMut(&ThinkPiece) -> ControlFlow<()>,
     ) -> Result<Turn> {
-        check_prompt(&messages)?;
+        let last = match messages.last() {
+            None if options.continue_final_message => self.talk.messages.last(),
+            last => last,
+        };
+        check_prompt(last, options)?;
         self.cancel.reset();
         let mark = self.mark().await?;
         let n_kept = self.talk.messages.len();
@@ -160,20 +170,34 @@ impl Session {
         let begin = Instant::now();
         let window = self.model.engine.context_window();
         let room = options.max_new_tokens.min(window / 4) + CLOSING_TOKENS;
-        let fitting = self.fit(true, room, options.overflow, limit).await?;
+        let goes_on = options.continue_final_message;
+        let end = if goes_on { End::Unfinished } else { End::Prompt };
+        let fitting = self.fit(end, room, options.overflow, limit).await?;
         let full = &fitting.tokens;
-        let is_new = self.talk.n_kept < self.talk.messages.len();
+        // a reply that is gone on with may be the beginning of one that is held
+        let is_new = !goes_on && self.talk.n_kept < self.talk.messages.len();
         if is_new && self.talk.processed.starts_with(full) {
             return Err(Error::Messages {
                 reason: "the template adds nothing for this message".into(),
             });
         }
         let penalised = penalised(&options.sampling, full, None);
-        let mut guide = matcher.map(|matcher| self.guide(matcher, &fitting.text));
+        let splitter = self.think_splitter(&fitting.text, goes_on, matcher.is_some());
+        let mut guide = match matcher {
+            Some(matcher) => {
+                let may_think = !goes_on && self.may_think(&fitting.text)?;
+                let (tokenizer, splitter) = (&self.model.tokenizer, splitter.clone());
+                Some(Guide::new(matcher, tokenizer, &fitting.text, splitter, may_think))
+            }
+            None => None,
+        };
         let mask = guide.as_mut().map(Guide::mask).transpose()?;
         let wanted = wanted(&sampler, options, &penalised, mask);
         let ids = self.write_ids(full)?;
-        let next_ids = ids.as_ref().map(|ids| (ids.next_message_id, ids.next_sentence_id));
+        let next_ids = ids.as_ref().map(|ids| match goes_on {
+            true => (ids.next_message_id - 1, (ids.next_sentence_id - 1).max(0)),
+            false => (ids.next_message_id, ids.next_sentence_id),
+        });
         let (prompt, outputs) = self.ingest(full, ids, write_enabled, true, wanted).await?;
         let prompt = fitting.with_refed(prompt);
         self.checkpoint(false).await?;
@@ -185,10 +209,7 @@ impl Session {
             text: String::new(),
             generated_ids: Vec::new(),
             stop_reason: StopReason::MaxTokens,
-            splitter: match guide {
-                Some(_) => ThinkSplitter::leading(&fitting.text),
-                None => ThinkSplitter::new(&fitting.text),
-            },
+            splitter,
             stops,
             tools: self.tool_call_splitter(options),
             thoughts: String::new(),
@@ -207,8 +228,7 @@ impl Session {
         };
         let tools = reply.tools.map(ToolCallSplitter::into_parts);
         let (tool_calls, malformed_calls) = tools.unwrap_or_default();
-        self.talk.replies.insert(&reply.text, &reply.answer, &tool_calls);
-        self.talk.messages.push(Message::new(Role::Assistant, reply.text.clone()));
+        self.talk.add_reply(&reply.text, &reply.answer, &tool_calls, goes_on);
         let closing = match self.close(write_enabled).await {
             Ok(ingest) => Some(ingest),
             // the reply is there and remembered; only its end tag is not
@@ -216,7 +236,12 @@ impl Session {
             Err(e) => return Err(e),
         };
         self.talk.counters.turns += 1;
-        self.checkpoint(true).await?;
+        if goes_on && self.talk.n_settled >= self.talk.messages.len() {
+            // a settled message is longer now, and the memory has all of it
+            self.settle_here().await?;
+        } else {
+            self.checkpoint(true).await?;
+        }
         let norm_after = self.norm_here().unwrap_or(norm_before);
         Ok(Turn {
             answer: reply.answer,
@@ -245,9 +270,35 @@ impl Session {
         constraint.matcher(self.model.constraint_vocabulary()?).map(Some)
     }
 
-    fn guide(&self, matcher: ConstraintMatcher, prompt: &str) -> Guide {
-        let may_think = self.talk.render.enable_thinking != Some(false);
-        Guide::new(matcher, &self.model.tokenizer, prompt, may_think)
+    /// Takes the thoughts out of the reply to `prompt`; `is_leading` takes them at its beginning only.
+    pub(super) fn think_splitter(
+        &self,
+        prompt: &str,
+        goes_on: bool,
+        is_leading: bool,
+    ) -> ThinkSplitter {
+        let new = if is_leading { ThinkSplitter::leading } else { ThinkSplitter::new };
+        match self.talk.messages.last() {
+            // tags behind an answer are text
+            _ if self.talk.is_plain => ThinkSplitter::leading("").within("x"),
+            Some(last) if goes_on => new("").within(&last.content),
+            _ => new(prompt),
+        }
+    }
+
+    /// Whether the reply to `prompt` may begin with thoughts, as far as the template goes: flags in a
+    /// system message win over the switch where the template reads them, as SmolLM3's does.
+    pub(super) fn may_think(&self, prompt: &str) -> Result<bool> {
+        if self.talk.render.enable_thinking != Some(false) {
+            return Ok(true);
+        }
+        let template = &self.model.template;
+        if !template.reads_enable_thinking() {
+            return Ok(false);
+        }
+        let mut options = self.talk.render.with_generation_prompt(true);
+        options.enable_thinking = Some(true);
+        Ok(template.render(&self.talk.messages, &options)? == prompt)
     }
 
     /// Takes calls out of the answer if the model knows of tools and may write what it wants.

@@ -29,15 +29,16 @@ enum Place {
 }
 
 impl Guide {
-    /// For the reply to `prompt`. With `may_think` it may begin with thoughts of its own accord, if
-    /// the prompt does not end with some and the tokenizer has `<think>` as one token.
+    /// For the reply to `prompt`, inside of thoughts if `splitter` is. With `may_think` it may begin with
+    /// thoughts of its own accord, if the prompt does not end with some and the tokenizer has `<think>`
+    /// as one token.
     pub fn new(
         matcher: ConstraintMatcher,
         tokenizer: &Arc<Tokenizer>,
         prompt: &str,
+        splitter: ThinkSplitter,
         may_think: bool,
     ) -> Guide {
-        let splitter = ThinkSplitter::leading(prompt);
         let may_think = may_think && !prompt.trim_end().ends_with(THINK_CLOSE);
         let think_id = tokenizer.token_id(THINK_OPEN).filter(|_| may_think);
         Guide {
@@ -140,7 +141,8 @@ mod tests {
             ConstraintVocabulary::new(&tokenizer, &[id(&tokenizer, END)], n_rows).unwrap();
         let constraint = Constraint::Regex(pattern.into());
         let matcher = constraint.matcher(&vocabulary).unwrap();
-        let guide = Guide::new(matcher, &tokenizer, prompt, may_think);
+        let splitter = ThinkSplitter::leading(prompt);
+        let guide = Guide::new(matcher, &tokenizer, prompt, splitter, may_think);
         (guide, tokenizer)
     }
 

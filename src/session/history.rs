@@ -1,22 +1,17 @@
 //! Histories that a caller sends whole, as stateless interfaces do. Owns how messages are recognised
 //! that the session holds already, so that nothing is fed or written twice.
 
+use super::left::{Reported, is_same};
 use super::{Session, Turn, TurnOptions, leading_system_messages};
-use crate::chat::{CivilDate, Message, Role, ThinkPiece, ToolCall, answer_part};
+use crate::chat::{CivilDate, Message, Role, ThinkPiece, ToolCall};
 use crate::error::{Error, Result};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
 /// How replies were reported, by the text that the history holds: a caller knows a reply without
 /// its thoughts, and its calls apart from it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Replies(HashMap<String, Reported>);
-
-#[derive(Debug, Clone)]
-struct Reported {
-    answer: String,
-    tool_calls: Vec<ToolCall>,
-}
 
 impl Replies {
     pub fn insert(&mut self, content: &str, answer: &str, tool_calls: &[ToolCall]) {
@@ -28,32 +23,27 @@ impl Replies {
         self.0.clear();
     }
 
+    /// Forgets replies that are not among `messages`: they left the window, or were taken back.
+    pub fn retain(&mut self, messages: &[Message]) {
+        let replies = messages.iter().filter(|message| message.role == Role::Assistant);
+        let held: HashSet<&str> = replies.map(|message| message.content.as_str()).collect();
+        self.0.retain(|content, _| held.contains(content.as_str()));
+    }
+
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// True if `given` is what a caller makes of `held`.
     pub fn is_same(&self, held: &Message, given: &Message) -> bool {
-        if held.role != given.role {
-            return false;
-        }
-        if held.role != Role::Assistant {
-            return held.content == given.content;
-        }
-        let text = given.content.trim();
-        if are_same_calls(&held.tool_calls, &given.tool_calls)
-            && (held.content.trim() == text || answer_part(&held.content).trim() == text)
-        {
-            return true;
-        }
-        self.0.get(&held.content).is_some_and(|reported| {
-            are_same_calls(&reported.tool_calls, &given.tool_calls)
-                && (reported.answer.trim() == text
-                    || (text.is_empty() && !given.tool_calls.is_empty()))
-        })
+        is_same(held, self.of(held), given)
     }
-}
 
-/// Callers number calls as they like.
-fn are_same_calls(a: &[ToolCall], b: &[ToolCall]) -> bool {
-    a.len() == b.len()
-        && a.iter().zip(b).all(|(a, b)| a.name == b.name && a.arguments == b.arguments)
+    /// How this message was reported, if it was.
+    pub fn of(&self, held: &Message) -> Option<&Reported> {
+        self.0.get(&held.content).filter(|_| held.role == Role::Assistant)
+    }
 }
 
 impl Session {
@@ -67,6 +57,7 @@ impl Session {
         self.clear_cache();
         let talk = &mut self.talk;
         talk.render.date = date;
+        talk.is_plain = false;
         talk.left.clear();
         talk.replies.clear();
         talk.n_kept = 0;
@@ -92,10 +83,19 @@ impl Session {
         options: &TurnOptions,
         on_piece: &mut dyn FnMut(&ThinkPiece) -> ControlFlow<()>,
     ) -> Result<Turn> {
-        check_prompt(&history)?;
+        check_prompt(history.last(), options)?;
         self.cancel.reset();
         let mark = self.mark().await?;
-        let (messages, n_kept) = self.recognise(history);
+        let unfinished = history.last().filter(|_| options.continue_final_message).cloned();
+        let (mut messages, mut n_kept) = self.recognise(history);
+        // a reply goes on in the very words of its caller, who knows no thoughts and may trim
+        if let (Some(given), Some(held)) = (unfinished, messages.last_mut())
+            && *held != given
+            && n_kept > 0
+        {
+            *held = given;
+            n_kept = n_kept.min(messages.len() - 1);
+        }
         let talk = &mut self.talk;
         talk.n_pinned = talk.n_pinned.min(n_kept).max(leading_system_messages(&messages));
         if n_kept < talk.n_pinned {
@@ -109,20 +109,23 @@ impl Session {
     }
 
     /// The history with the messages at its beginning as they are held, and how many those are.
-    fn recognise(&self, mut history: Vec<Message>) -> (Vec<Message>, usize) {
-        let talk = &self.talk;
-        let count = |held: &mut dyn Iterator<Item = &Message>| {
-            let pairs = held.zip(&history);
+    fn recognise(&mut self, mut history: Vec<Message>) -> (Vec<Message>, usize) {
+        let talk = &mut self.talk;
+        let (n_pinned, n_left) = (talk.n_pinned, talk.left.len());
+        let count = |held: &[Message], given: &[Message]| {
+            let pairs = held.iter().zip(given);
             pairs.take_while(|(held, given)| talk.replies.is_same(held, given)).count()
         };
-        let (pinned, later) = talk.messages.split_at(talk.n_pinned);
+        let n_same_pinned = count(&talk.messages[..n_pinned], &history);
         // the caller may remember what has left our window
-        let mut n_same = count(&mut pinned.iter().chain(&talk.left).chain(later));
-        if n_same >= pinned.len() + talk.left.len() {
-            history.drain(pinned.len()..pinned.len() + talk.left.len());
-            n_same -= talk.left.len();
-        } else {
-            n_same = count(&mut talk.messages.iter());
+        let has_left = n_same_pinned == n_pinned && talk.left.is_at_start_of(&history[n_pinned..]);
+        if has_left {
+            history.drain(n_pinned..n_pinned + n_left);
+        }
+        let n_same = count(&talk.messages, &history);
+        if !has_left {
+            // what leaves from now on follows the pinned messages of this history
+            talk.left.clear();
         }
         let held = talk.messages[..n_same].iter().cloned();
         let messages = held.chain(history.into_iter().skip(n_same)).collect();
@@ -130,11 +133,16 @@ impl Session {
     }
 }
 
-/// Refuses what cannot be answered.
-pub(super) fn check_prompt(messages: &[Message]) -> Result<()> {
+/// Refuses what cannot be answered, or gone on with.
+pub(super) fn check_prompt(last: Option<&Message>, options: &TurnOptions) -> Result<()> {
     let refuse = |reason: &str| Err(Error::Messages { reason: reason.into() });
-    match messages.last() {
+    match last {
         None => refuse("there is no message"),
+        Some(last) if options.continue_final_message => match last.role {
+            Role::Assistant if last.tool_calls.is_empty() => Ok(()),
+            Role::Assistant => refuse("the last message calls tools, so no reply goes on in it"),
+            _ => refuse("the last message is not the assistant's, so no reply goes on in it"),
+        },
         Some(last) if last.role == Role::User && last.content.trim().is_empty() => {
             refuse("the message is empty")
         }

@@ -47,6 +47,17 @@ pub enum RollbackMemory {
 /// Tokens of a prompt between two looks at [`super::Cancel`].
 pub(super) const TOKENS_BETWEEN_LOOKS: usize = 64;
 
+/// Where a rendered conversation ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// With what closes the last message.
+    Message,
+    /// With the header of the assistant's next message.
+    Prompt,
+    /// Within the last message, which a reply goes on with.
+    Unfinished,
+}
+
 /// Tokens to be fed, all of a rendered conversation.
 pub(super) struct Feed<'a> {
     pub tokens: &'a [u32],
@@ -323,8 +334,23 @@ impl Session {
 
     /// The conversation as text and tokens.
     pub(super) fn render_tokens(&self, add_generation_prompt: bool) -> Result<(String, Vec<u32>)> {
-        let options = self.talk.render.with_generation_prompt(add_generation_prompt);
-        let text = self.model.template.render(&self.talk.messages, &options)?;
+        let end = if add_generation_prompt { End::Prompt } else { End::Message };
+        self.render_to(&self.talk.messages, end)
+    }
+
+    /// Messages as text and tokens, up to `end`.
+    pub(super) fn render_to(
+        &self,
+        messages: &[crate::chat::Message],
+        end: End,
+    ) -> Result<(String, Vec<u32>)> {
+        let options = self.talk.render.with_generation_prompt(end == End::Prompt);
+        let template = &self.model.template;
+        let text = match end {
+            _ if self.talk.is_plain => messages.iter().map(|m| m.content.as_str()).collect(),
+            End::Unfinished => template.render_unfinished(messages, &options)?,
+            End::Message | End::Prompt => template.render(messages, &options)?,
+        };
         let tokens = self.model.tokenizer.encode(&text)?;
         Ok((text, tokens))
     }
@@ -335,8 +361,8 @@ impl Session {
         messages: &[crate::chat::Message],
         add_generation_prompt: bool,
     ) -> Result<Vec<u32>> {
-        let options = self.talk.render.with_generation_prompt(add_generation_prompt);
-        self.model.tokenizer.encode(&self.model.template.render(messages, &options)?)
+        let end = if add_generation_prompt { End::Prompt } else { End::Message };
+        Ok(self.render_to(messages, end)?.1)
     }
 
     /// Message and sentence ids of the conversation, if this write mode looks at them.
@@ -344,6 +370,8 @@ impl Session {
         let granularity = self.model.engine.delta_config().map(|d| d.write_granularity);
         let with_sentences = match granularity {
             None | Some(WriteGranularity::Token) => return Ok(None),
+            // nothing of a plain text is written
+            Some(_) if self.talk.is_plain => return Ok(None),
             Some(granularity) => granularity == WriteGranularity::SentenceMean,
         };
         let talk = &mut self.talk;

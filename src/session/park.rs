@@ -3,8 +3,9 @@
 
 use super::checkpoint::Checkpoints;
 use super::history::Replies;
+use super::left::Left;
 use super::{Session, leading_system_messages};
-use crate::chat::{Message, RenderOptions};
+use crate::chat::{Message, RenderOptions, Role, ToolCall, answer_part};
 use crate::engine::ParkedContext;
 use crate::error::Result;
 use crate::memory_file::MemoryCounters;
@@ -20,8 +21,8 @@ pub(super) struct Talk {
     /// How many messages are from before the turn that runs.
     pub n_kept: usize,
     /// What came after the pinned messages and left the context, because the window was full.
-    pub left: Vec<Message>,
-    /// How the replies among the messages were reported.
+    pub left: Left,
+    /// How the replies among the messages were reported (and, while a turn runs, those that it drops).
     pub replies: Replies,
     /// The tokens in the KV cache, and for each whether it was fed with writing on.
     pub processed: Vec<u32>,
@@ -34,6 +35,8 @@ pub(super) struct Talk {
     pub counters: MemoryCounters,
     pub created_ms: u64,
     pub is_write_paused: bool,
+    /// No template is used: the messages' texts follow each other.
+    pub is_plain: bool,
 }
 
 impl Talk {
@@ -43,7 +46,7 @@ impl Talk {
             n_pinned: leading_system_messages(&messages),
             n_kept: 0,
             messages,
-            left: Vec::new(),
+            left: Left::default(),
             replies: Replies::default(),
             processed: Vec::new(),
             written: Vec::new(),
@@ -53,6 +56,28 @@ impl Talk {
             counters: MemoryCounters::default(),
             created_ms: 0,
             is_write_paused: false,
+            is_plain: false,
+        }
+    }
+}
+
+impl Talk {
+    /// Adds a reply to the conversation, as a message or to the last one, and remembers how its
+    /// caller has it: `answer` is without thoughts and calls.
+    pub fn add_reply(&mut self, text: &str, answer: &str, tool_calls: &[ToolCall], goes_on: bool) {
+        match self.messages.last_mut().filter(|_| goes_on) {
+            Some(last) => {
+                let begun = match self.replies.of(last) {
+                    Some(reported) => reported.answer.clone(),
+                    None => answer_part(&last.content),
+                };
+                last.content.push_str(text);
+                self.replies.insert(&last.content, &(begun + answer), tool_calls);
+            }
+            None => {
+                self.replies.insert(text, answer, tool_calls);
+                self.messages.push(Message::new(Role::Assistant, text));
+            }
         }
     }
 }

@@ -1,5 +1,5 @@
 use super::checkpoint::Checkpoints;
-use super::ingest::TOKENS_BETWEEN_LOOKS;
+use super::ingest::{End, TOKENS_BETWEEN_LOOKS};
 use super::*;
 use crate::chat::ThinkPiece;
 use crate::engine::Wanted;
@@ -12,6 +12,8 @@ use crate::weights::{TensorInfo, TensorSource};
 use pollster::block_on;
 use std::ops::ControlFlow;
 
+mod completions;
+mod continued;
 mod histories;
 mod prefixes;
 mod stored_prefixes;

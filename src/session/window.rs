@@ -1,6 +1,7 @@
 //! A full window. Owns which messages leave it and what is fed again for it. The memory is left
 //! exactly as it is: it has what leaves.
 
+use super::ingest::End;
 use super::{Ingest, Session};
 use crate::chat::Role;
 use crate::error::{Error, Result};
@@ -52,14 +53,14 @@ impl Session {
     /// [`Error::Cancelled`], those of the engine.
     pub(super) async fn fit(
         &mut self,
-        add_generation_prompt: bool,
+        end: End,
         room: usize,
         overflow: Overflow,
         limit: usize,
     ) -> Result<Fitting> {
         let window = self.model.engine.context_window();
         let least = CLOSING_TOKENS + 1;
-        let (text, tokens) = self.render_tokens(add_generation_prompt)?;
+        let (text, tokens) = self.render_to(&self.talk.messages, end)?;
         let mut fitting = Fitting { text, tokens, evicted_messages: 0, refed: None };
         let room = if overflow == Overflow::Evict { room.max(least) } else { least };
         if fitting.tokens.len() + room <= window {
@@ -73,7 +74,7 @@ impl Session {
         let (mut few, mut many) = (0, cuts.len());
         while few < many {
             let middle = (few + many) / 2;
-            match self.tokens_without(cuts[middle], add_generation_prompt)? + room <= window {
+            match self.tokens_without(cuts[middle], end)? + room <= window {
                 true => many = middle,
                 false => few = middle + 1,
             }
@@ -85,13 +86,13 @@ impl Session {
                 false => Err(Error::ContextFull { needed, window }),
             };
         };
-        let needed = self.tokens_without(cut, add_generation_prompt)? + least;
+        let needed = self.tokens_without(cut, end)? + least;
         if needed > window {
             return Err(Error::ContextFull { needed, window });
         }
         fitting.refed = self.evict(cut).await?;
         fitting.evicted_messages = cut - self.talk.n_pinned;
-        (fitting.text, fitting.tokens) = self.render_tokens(add_generation_prompt)?;
+        (fitting.text, fitting.tokens) = self.render_to(&self.talk.messages, end)?;
         Ok(fitting)
     }
 
@@ -105,10 +106,10 @@ impl Session {
     }
 
     /// How long the conversation is without what lies between the pinned messages and `cut`.
-    fn tokens_without(&self, cut: usize, add_generation_prompt: bool) -> Result<usize> {
+    fn tokens_without(&self, cut: usize, end: End) -> Result<usize> {
         let talk = &self.talk;
         let left = [&talk.messages[..talk.n_pinned], &talk.messages[cut..]].concat();
-        Ok(self.tokens_of(&left, add_generation_prompt)?.len())
+        Ok(self.render_to(&left, end)?.1.len())
     }
 
     /// Takes out what lies between the pinned messages and `cut`, and feeds again what remains of
@@ -116,7 +117,9 @@ impl Session {
     async fn evict(&mut self, cut: usize) -> Result<Option<Ingest>> {
         let talk = &mut self.talk;
         let n_pinned = talk.n_pinned;
-        talk.left.extend(talk.messages.drain(n_pinned..cut));
+        for message in talk.messages.drain(n_pinned..cut) {
+            talk.left.push(&message, talk.replies.of(&message));
+        }
         if talk.n_kept <= n_pinned {
             // nothing of that had been fed
             return Ok(None);

@@ -30,6 +30,8 @@ struct WebTurnOptions {
     constraint: Option<WebConstraint>,
     /// The reply ends with so many calls of tools.
     max_tool_calls: Option<usize>,
+    /// The last message is the assistant's, and the reply goes on in it.
+    continue_final_message: bool,
     gauges: bool,
     overflow: WebOverflow,
     /// For this turn and those that follow.
@@ -69,7 +71,8 @@ impl WebCanceller {
 
 #[wasm_bindgen]
 impl WebModel {
-    /// Answers messages, given as a JSON array, of which the last is from the user or a tool;
+    /// Answers messages, given as a JSON array, of which the last is from the user or a tool (or the
+    /// assistant's, with `continueFinalMessage`);
     /// resolves to the finished turn as JSON. `on_piece` gets ("answer" or "thought", text) and ends
     /// the reply by returning false; if it throws, the reply ends too and the promise is rejected
     /// with what it threw.
@@ -272,6 +275,7 @@ impl WebModel {
         turn.write_enabled = given.write.unwrap_or(true);
         turn.max_tool_calls = given.max_tool_calls.unwrap_or(turn.max_tool_calls);
         turn.constraint = given.constraint.map(Into::into);
+        turn.continue_final_message = given.continue_final_message;
         turn.gauges = given.gauges;
         turn.overflow = match given.overflow {
             WebOverflow::Evict => Overflow::Evict,

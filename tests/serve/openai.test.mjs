@@ -131,6 +131,40 @@ test("calls are made where they are required, of the function that is named, and
   await assert.rejects(wrong, (error) => error.status === 400 && error.param === "tools");
 });
 
+test("a reply goes on in a message that the client begins", async () => {
+  const openai = client("begun");
+  const told = (await ask(openai, [ADA])).choices[0].message;
+  const history = [ADA, told, WHERE, { role: "assistant", content: "You live in" }];
+  const goingOn = { temperature: 0, continue_final_message: true };
+  const { content } = (await ask(openai, history, goingOn)).choices[0].message;
+  assert.match(content, /Lisbon/);
+  assert.doesNotMatch(content, /You live in/);
+  const stream = await ask(openai, history, { ...goingOn, add_generation_prompt: false, stream: true });
+  let streamed = "";
+  for await (const chunk of stream) streamed += chunk.choices[0]?.delta.content ?? "";
+  assert.equal(streamed, content);
+  await assert.rejects(ask(openai, history, { ...goingOn, add_generation_prompt: true }), (error) => {
+    assert.ok(error instanceof OpenAI.BadRequestError);
+    assert.deepEqual([error.code, error.param], ["invalid_value", "continue_final_message"]);
+    return true;
+  });
+  await assert.rejects(ask(openai, history), OpenAI.BadRequestError);
+});
+
+test("a text goes on without a conversation", async () => {
+  const openai = client("text");
+  const wanted = { model: "nano", prompt: "My name is", max_tokens: 4, temperature: 0 };
+  const whole = await openai.completions.create({ ...wanted, echo: true });
+  assert.ok(whole.choices[0].text.startsWith("My name is"));
+  assert.equal(whole.usage.total_tokens, whole.usage.prompt_tokens + whole.usage.completion_tokens);
+  let text = "My name is";
+  for await (const chunk of await openai.completions.create({ ...wanted, stream: true })) {
+    text += chunk.choices[0].text;
+  }
+  assert.equal(text, whole.choices[0].text);
+  await assert.rejects(openai.completions.create({ ...wanted, suffix: "." }), OpenAI.BadRequestError);
+});
+
 test("errors are those that the client knows", async () => {
   const openai = client("errors");
   await assert.rejects(ask(client("errors", { apiKey: "wrong" }), [ADA]), OpenAI.AuthenticationError);

@@ -88,6 +88,17 @@ def check_schema_and_tools(server: Server) -> None:
     assert json.loads(called.message.tool_calls[0].function.arguments)["city"] in ("Lisbon", "Oslo"), called
 
 
+def check_what_goes_on(server: Server) -> None:
+    client = server.client("begun")
+    told = text(client, [ADA])
+    begun = {"role": "assistant", "content": "You live in"}
+    history = [ADA, {"role": "assistant", "content": told}, WHERE, begun]
+    found = text(client, history, temperature=0, extra_body={"continue_final_message": True})
+    assert "Lisbon" in found and "You live in" not in found, found
+    whole = client.completions.create(model="nano", prompt="My name is", max_tokens=4, echo=True)
+    assert whole.choices[0].text.startswith("My name is"), whole
+
+
 def check_errors(server: Server) -> None:
     def refused(kind: type, client: openai.OpenAI, **more: object) -> openai.APIStatusError:
         try:
@@ -109,6 +120,7 @@ def main(program: str) -> None:
             assert [model.id for model in server.client("default").models.list()] == ["nano"]
             check_stream(server)
             check_schema_and_tools(server)
+            check_what_goes_on(server)
             check_errors(server)
             text(server.client("ada"), [ADA])
             text(server.client("ben"), [{"role": "user", "content": "My name is Ben and I live in Oslo."}])

@@ -5,6 +5,7 @@
  */
 import { CommittedMemory, type EntryDraft } from "./committed-memory.js";
 import { DeltamemError, reasonOf } from "./errors.js";
+import { begunIn } from "./input.js";
 import { type MemoryHome, VolatileHome, contentsOf } from "./memory-home.js";
 import type { CallContext } from "./messages.js";
 import { type ContextState, ModelContext } from "./model-context.js";
@@ -133,11 +134,13 @@ export class Conversation implements Guest {
     this.#toolFormat = request.settings.toolFormat ?? this.#toolFormat;
     const question = questionIn(request.messages);
     const context = this.#context.addTurn(question, turn);
+    const begun = begunIn(question);
+    const asked = begun === null ? question : question.slice(0, -1);
     const isCommitted = await this.#commitStep(isWriting, before, context, {
       kind: "turn",
-      prompt: textOf(question),
-      promptRole: question.at(-1)?.role ?? "user",
-      reply: turn.answer,
+      prompt: textOf(asked),
+      promptRole: asked.at(-1)?.role ?? "user",
+      reply: (begun ?? "") + turn.answer,
       thoughts: turn.thoughts,
       toolCalls: turn.toolCalls,
     });

@@ -9,9 +9,11 @@ import type { Constraint } from "./wasm.js";
 /** A message whose content may also come in the Prompt API's parts; only text is understood. */
 export interface PromptMessage extends Omit<Message, "content"> {
   content: string | { type: "text"; value: string }[];
+  /** Of a last message from the assistant: the reply goes on in it instead of beginning another. */
+  prefix?: boolean;
 }
 
-/** A user's words, or messages; the last of a prompt is from the user or a tool. */
+/** A user's words, or messages; the last of a prompt is from the user or a tool, or a `prefix`. */
 export type PromptInput = string | PromptMessage | PromptMessage[];
 
 /** Something that the model can call. */
@@ -33,17 +35,39 @@ export function messagesOf(input: PromptInput): Message[] {
   return messages.map(checkMessage);
 }
 
-/** As `messagesOf`, for what is to be answered. */
+/** As `messagesOf`, for what is to be answered; a last message from the assistant is gone on with. */
 export function questionOf(input: PromptInput): Message[] {
-  const messages = messagesOf(input);
-  const role = messages.at(-1)?.role;
-  if (role !== "user" && role !== "tool") {
+  const last = Array.isArray(input) ? input.at(-1) : input;
+  const isPrefix = typeof last === "object" && last !== null && last.prefix === true;
+  if (!isPrefix) {
+    const messages = messagesOf(input);
+    const role = messages.at(-1)?.role;
+    if (role === "user" || role === "tool") return messages;
     throw new DeltamemError(
       "messages",
-      `The last message is from "${role}"; it must be from "user" or "tool" to be answered.`,
+      `The last message is from "${role}"; it must be from "user" or "tool" to be answered, or from "assistant" with \`prefix: true\` to be gone on with.`,
     );
   }
+  const { prefix: _, ...begun } = last;
+  const messages = messagesOf(Array.isArray(input) ? [...input.slice(0, -1), begun] : begun);
+  if (begun.role !== "assistant") throw misplacedPrefix(messages.length - 1);
+  if (begun.toolCalls?.length) {
+    throw new DeltamemError("messages", "The last message calls tools, so no reply goes on in it.");
+  }
   return messages;
+}
+
+/** What a question begins its reply with; null if it leaves that to the model. */
+export function begunIn(question: Message[]): string | null {
+  const last = question.at(-1);
+  return last?.role === "assistant" ? last.content : null;
+}
+
+function misplacedPrefix(index: number): DeltamemError {
+  return new DeltamemError(
+    "messages",
+    `Message ${index}: \`prefix\` is for the last message of a prompt, and only for one from "assistant".`,
+  );
 }
 
 /** What begins every context: at most one system message, first. */
@@ -67,6 +91,7 @@ function checkMessage(message: PromptMessage, index: number): Message {
       `Message ${index}: expected an object whose role is one of ${ROLES.join(", ")}.`,
     );
   }
+  if (message.prefix === true) throw misplacedPrefix(index);
   const { role, content, reasoning, toolCalls, toolCallId, name } = message;
   return {
     role,

@@ -7,6 +7,7 @@ import {
   type PromptInput,
   type PromptMessage,
   type Tool,
+  begunIn,
   constraintOf,
   describeTools,
   initialPromptsOf,
@@ -207,7 +208,10 @@ export class LanguageModel extends EventTarget {
     return this.#isPersisted;
   }
 
-  /** The whole reply; what tools were called for on the way, they have done. */
+  /**
+   * The whole reply; what tools were called for on the way, they have done. Of one that was begun by the
+   * prompt (`prefix`) it is what follows.
+   */
   async prompt(input: PromptInput, options: PromptOptions = {}): Promise<string> {
     return this.#converse(questionOf(input), options, () => undefined);
   }
@@ -433,7 +437,11 @@ function sessionRequest(options: SessionOptions) {
 
 function turnRequest(messages: Message[], options: PromptOptions): TurnRequest {
   // What follows is everything that can be cloned into the worker.
-  const { signal, onThought, responseConstraint, omitResponseConstraintInput, ...settings } = options;
+  const { signal, onThought, responseConstraint, omitResponseConstraintInput, ...others } = options;
+  const settings = {
+    ...others,
+    ...(begunIn(messages) !== null && { continueFinalMessage: true }),
+  };
   return {
     messages,
     isHistory: false,

@@ -64,6 +64,9 @@ export async function contentsOf(home: MemoryHome): Promise<HomeContents> {
   return { record, snapshots, ledger };
 }
 
+/** Newest entries that the ledger of an ephemeral session has: it lies in the page's own memory. */
+export const VOLATILE_LEDGER = 256;
+
 /** The memory of an ephemeral session. */
 export class VolatileHome implements MemoryHome {
   readonly isDurable = false;
@@ -98,7 +101,7 @@ export class VolatileHome implements MemoryHome {
     const replaced = this.#record ?? { bytes: null, savedMs: content.savedMs, norm: 0 };
     const snapshot = { ...replaced, generation: expected, replacedBy: generation };
     this.#snapshots = [snapshot, ...this.#snapshots].slice(0, SNAPSHOT_RING);
-    this.#ledger.push({ ...entry, generation });
+    this.#ledger = [...this.#ledger, { ...entry, generation }].slice(-VOLATILE_LEDGER);
     this.#record = { ...content, generation };
     return generation;
   }

@@ -2,6 +2,7 @@
  * A session's context: the messages that the model has, as they were after the last finished call, and
  * what of them can be taken back. A lost device is refilled with them.
  */
+import { begunIn } from "./input.js";
 import type { ModelHost } from "./model-host.js";
 import type { Message } from "./protocol.js";
 import { type Step, Steps } from "./steps.js";
@@ -47,9 +48,18 @@ export class ModelContext {
     return { messages: this.#host.messages(), usage: this.#host.model.contextUsage() };
   }
 
-  /** A call has finished. */
+  /** A call has finished: what left the window, or was taken back, is not needed any more. */
   settle(state: ContextState = this.now()): void {
     this.#state = state;
+    const held = new Set(state.messages.map(({ content }) => content));
+    for (const content of this.#replies.keys()) {
+      if (!held.has(content)) this.#replies.delete(content);
+    }
+  }
+
+  /** How many replies are held as they were reported; no more than the window has. */
+  get reportedReplies(): number {
+    return this.#replies.size;
   }
 
   /** The messages as a person would have them: replies without thoughts and calls in their text. */
@@ -64,14 +74,16 @@ export class ModelContext {
   addTurn(question: Message[], turn: ModelTurn): ContextState {
     const state = this.now();
     const { answer, thoughts, toolCalls } = turn;
+    const begun = begunIn(question);
     this.#replies.set(state.messages.at(-1)?.content ?? "", {
       role: "assistant",
-      content: answer,
+      content: (begun ?? "") + answer,
       ...(thoughts && { reasoning: thoughts }),
       ...(toolCalls.length > 0 && { toolCalls }),
     });
     if (turn.rollback) this.steps.clear();
-    this.#add(state, "turn", question, 1, turn.evictedMessages, turn.rollback !== null);
+    const replies = begun === null ? 1 : 0;
+    this.#add(state, "turn", question, replies, turn.evictedMessages, turn.rollback !== null);
     return state;
   }
 

@@ -31,6 +31,8 @@ const READ = new Set([
   "parallel_tool_calls",
   "reasoning_effort",
   "chat_template_kwargs",
+  "continue_final_message",
+  "add_generation_prompt",
   "n",
   "stream",
   "stream_options",
@@ -88,7 +90,26 @@ export function readRequest(params: ChatCompletionCreateParams): CompleteRequest
     ...readChoice(params),
   };
   refuseConstraintWithTools(options, 'once more with it and `tool_choice: "none"`');
-  return { history: readMessages(params.messages), options };
+  return { history: withPrefix(readMessages(params.messages), params), options };
+}
+
+/** vLLM's two switches for where a prompt ends: with the last message open, the reply goes on in it. */
+function withPrefix(
+  history: Message[],
+  { continue_final_message: isContinued, add_generation_prompt: isBegun }: ChatCompletionCreateParams,
+): Message[] {
+  if (isContinued && isBegun) {
+    const both = "`continue_final_message` and `add_generation_prompt` are both true";
+    throw new DeltamemError("setting", `${both}: a reply goes on in the last message or begins another one.`);
+  }
+  if (!isContinued && isBegun === false) {
+    const message = "`add_generation_prompt` is false, so no reply would begin; set `continue_final_message`.";
+    throw new DeltamemError("unsupported", message);
+  }
+  const last = history.at(-1);
+  if (!isContinued || !last) return history;
+  const begun: Message & { prefix: boolean } = { ...last, prefix: true };
+  return [...history.slice(0, -1), begun];
 }
 
 function refuseUnsupported(name: string, value: unknown): void {

@@ -71,6 +71,10 @@ interface CreateParamsBase {
   reasoning_effort?: string | null;
   /** As vLLM and llama.cpp take it; `reasoning_effort` goes before it. */
   chat_template_kwargs?: { enable_thinking?: boolean | null } | null;
+  /** The last message is the assistant's, and the reply goes on in it; as vLLM takes it. */
+  continue_final_message?: boolean | null;
+  /** Must not be true with `continue_final_message`, nor false without it. */
+  add_generation_prompt?: boolean | null;
   /** Only 1. */
   n?: number | null;
   stream_options?: { include_usage?: boolean } | null;

@@ -5,6 +5,7 @@
  * messages, its profile, and what can be taken back.
  */
 import { DeltamemError, codeOf } from "./errors.js";
+import { begunIn } from "./input.js";
 import type { CallContext, Handlers } from "./messages.js";
 import type {
   CallName,
@@ -259,13 +260,14 @@ class ServerSession {
       generation,
       isRolledBack: false,
     });
+    const begun = begunIn(messages);
     const reply: Message = {
       role: "assistant",
-      content: turn.answer,
+      content: (begun ?? "") + turn.answer,
       ...(turn.thoughts && { reasoning: turn.thoughts }),
       ...(calls.length > 0 && { toolCalls: calls }),
     };
-    this.history = [...messages, reply];
+    this.history = [...(begun === null ? messages : messages.slice(0, -1)), reply];
     this.#usage = turn.promptTokens + turn.generatedTokens;
     this.#generation = generation ?? this.#generation;
     return { turn, isCommitted: generation !== null };

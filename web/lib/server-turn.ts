@@ -16,7 +16,7 @@ export interface Around {
 /** A request for a streamed reply. */
 export function requestBody(messages: Message[], settings: ModelTurnOptions, around: Around): object {
   const { constraint, gauges, overflow, maxTokens, topK, topP, minP, repetitionPenalty } = settings;
-  const { temperature, seed, stop, maxToolCalls } = settings;
+  const { temperature, seed, stop, maxToolCalls, continueFinalMessage } = settings;
   const functions = around.tools.map(({ name, description, inputSchema: parameters }) => ({
     type: "function",
     function: { name, description, parameters },
@@ -38,6 +38,7 @@ export function requestBody(messages: Message[], settings: ModelTurnOptions, aro
     ...(around.thinking !== null && { chat_template_kwargs: { enable_thinking: around.thinking } }),
     ...formatOf(constraint, around.tools),
     ...(maxToolCalls === 1 && { parallel_tool_calls: false }),
+    ...(continueFinalMessage && { continue_final_message: true }),
     deltamem: {
       memory: around.hasMemory,
       gauges: gauges ?? false,

@@ -14,6 +14,9 @@ export interface Step {
   isRolledBack: boolean;
 }
 
+/** Most steps that are kept: a session without end must not grow with them. */
+const MAX_STEPS = 256;
+
 export class Steps {
   #steps: Step[] = [];
 
@@ -23,6 +26,11 @@ export class Steps {
 
   push(step: Step): void {
     this.#steps.push(step);
+    if (this.#steps.length > MAX_STEPS) this.#steps.shift();
+  }
+
+  get length(): number {
+    return this.#steps.length;
   }
 
   pop(): Step | undefined {
@@ -72,7 +80,11 @@ export function memoryStep(): Step {
   };
 }
 
-/** What is to be answered: the messages since the last that was the model's. */
+/**
+ * What is to be answered: the messages since the last that was the model's. One at the end belongs to it:
+ * that is what the reply goes on with.
+ */
 export function questionIn(messages: Message[]): Message[] {
-  return messages.slice(messages.findLastIndex(({ role }) => role === "assistant") + 1);
+  const earlier = messages.slice(0, -1);
+  return messages.slice(earlier.findLastIndex(({ role }) => role === "assistant") + 1);
 }

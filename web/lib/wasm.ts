@@ -133,6 +133,8 @@ export interface ModelTurnOptions extends TurnSettings {
   constraint?: Constraint;
   /** The reply ends with so many calls of tools. */
   maxToolCalls?: number;
+  /** The last message is the assistant's, and the reply goes on in it. */
+  continueFinalMessage?: boolean;
 }
 
 /** A conversation taken out of a model: messages, KV cache, memory, checkpoints. */

@@ -142,9 +142,10 @@ export class WebModel {
   }
 
   async answer(messages, options, onPiece, { rollback = null, prefixTokens = null }) {
-    const { write = true } = options;
-    const last = messages.at(-1);
-    if (last?.role !== "user" && last?.role !== "tool") {
+    const { write = true, continueFinalMessage = false } = options;
+    const begun = continueFinalMessage ? messages.at(-1) : null;
+    const last = begun ? messages.at(-2) : messages.at(-1);
+    if ((last?.role !== "user" && last?.role !== "tool") || (begun && begun.role !== "assistant")) {
       throw fakeError("messages", "the last message is not from the user or a tool");
     }
     const isEmpty = ({ content, toolCalls }) =>
@@ -193,10 +194,11 @@ export class WebModel {
       }
     }
     this.undoable.push(checkpoint);
-    this.history.push(...messages, {
+    this.history.push(...(begun ? messages.slice(0, -1) : messages), {
       role: "assistant",
       // as the model wrote it, with thoughts and calls in the text
       content:
+        (begun?.content ?? "") +
         (thoughts && `<think>${thoughts}</think>`) +
         answer +
         toolCalls.map((call) => `<tool_call>${JSON.stringify(call)}</tool_call>`).join(""),

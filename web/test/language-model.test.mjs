@@ -242,6 +242,35 @@ test("a load that is given up leaves nothing behind", async () => {
   assert.equal(await second.prompt("hello"), "you said hello");
 });
 
+test("a reply goes on in a message that the prompt begins, and is one with it", async () => {
+  const session = await open();
+  const question = { role: "user", content: "hello" };
+  const begun = { role: "assistant", content: "Well, ", prefix: true };
+  assert.equal(await session.prompt([question, begun]), "you said hello");
+  const reply = { role: "assistant", content: "Well, you said hello" };
+  assert.deepEqual(await session.history(), [question, reply]);
+  const [{ prompt, promptRole, reply: told }] = await session.memory.ledger();
+  assert.deepEqual([prompt, promptRole, told], ["hello", "user", reply.content]);
+  // asked anew, it begins the same; taken back, it is gone
+  assert.equal(await session.regenerate(), "you said hello");
+  assert.deepEqual(await session.history(), [question, reply]);
+  const { answer } = await session.complete([question, reply, { ...question, content: "and" }, begun]);
+  assert.equal(answer, "you said and");
+  assert.equal((await session.history()).at(-1).content, "Well, you said and");
+  await session.memory.undo();
+  await session.memory.undo();
+  assert.deepEqual(await session.history(), []);
+  for (const input of [
+    [begun, question],
+    [{ ...question, prefix: true }],
+    [question, { role: "assistant", content: "Well, " }],
+    [question, { ...begun, toolCalls: [{ name: "weather", arguments: {} }] }],
+  ]) {
+    await assert.rejects(session.prompt(input), { code: "messages" });
+  }
+  await assert.rejects(session.append([question, begun]), { code: "messages" });
+});
+
 test("messages that leave the window are told", async () => {
   const session = await open({ contextTokens: 40 });
   const heard = [];

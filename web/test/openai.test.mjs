@@ -278,3 +278,15 @@ test("an error in the middle of a stream reaches the reader", async () => {
   const { create } = client({ pieces: [["answer", "Hi"]], fail });
   await rejectsWith("gpu", create({ ...hello, stream: true }).then(readAll));
 });
+
+test("a reply goes on in a last message of the assistant if that is asked for", async () => {
+  const { create, calls } = client({ pieces: [["answer", " Lisbon."]] }, { pieces: [["answer", "x"]] });
+  const messages = [...hello.messages, { role: "assistant", content: "You live in" }];
+  const reply = await create({ messages, continue_final_message: true, add_generation_prompt: false });
+  assert.equal(reply.choices[0].message.content, " Lisbon.");
+  assert.deepEqual(calls.at(-1).history.at(-1), { ...messages[1], prefix: true });
+  await create({ ...hello, add_generation_prompt: true });
+  const both = { continue_final_message: true, add_generation_prompt: true };
+  await rejectsWith("setting", create({ messages, ...both }));
+  await rejectsWith("unsupported", create({ ...hello, add_generation_prompt: false }));
+});

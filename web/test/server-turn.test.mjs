@@ -11,4 +11,7 @@ test("a server is told how the model is told of tools, unless it is the template
   assert.deepEqual(body("template").deltamem, { memory: true, gauges: false, overflow: "evict" });
   assert.equal(body("python").deltamem.tool_format, "python");
   assert.deepEqual(body("xml").chat_template_kwargs, { enable_thinking: true });
+  const goingOn = { ...around, toolFormat: "template" };
+  assert.equal(requestBody(hello, { continueFinalMessage: true }, goingOn).continue_final_message, true);
+  assert.ok(!("continue_final_message" in requestBody(hello, {}, goingOn)));
 });

@@ -24,6 +24,7 @@ const HELP: &str = "\
 /forget             delete the memory with its snapshots, and drop the context
 /new                drop the context and keep the memory: recall without context
 /undo               take the last turn back, and what it wrote
+/continue           go on with the last reply, where it was cut
 /write TEXT         write a text into the memory; the context stays as it is
 /pause, /resume     stop writing into the memory, go on
 /readonly on|off    the same
@@ -56,6 +57,7 @@ impl Chat {
                 self.remark("the context is empty; the memory stays");
             }
             ("undo", "") => self.undo().await?,
+            ("continue", "") => self.go_on().await?,
             ("write", text) if !text.is_empty() => self.write(text).await?,
             ("pause", "") | ("readonly", "on") => self.set_paused(true)?,
             ("resume", "") | ("readonly", "off") => self.set_paused(false)?,

@@ -208,15 +208,27 @@ impl Chat {
         self.answer(Message::new(Role::User, text)).await
     }
 
-    /// One turn, shown as it comes, and saved.
+    /// Answers a message.
     async fn answer(&mut self, message: Message) -> Result<()> {
+        let options = self.turn_options.clone();
+        self.reply(vec![message], options).await
+    }
+
+    /// Goes on with the last reply, where it was cut.
+    async fn go_on(&mut self) -> Result<()> {
+        let options = TurnOptions { continue_final_message: true, ..self.turn_options.clone() };
+        self.reply(Vec::new(), options).await
+    }
+
+    /// One turn, shown as it comes, and saved.
+    async fn reply(&mut self, messages: Vec<Message>, mut options: TurnOptions) -> Result<()> {
         if !self.has_fixed_seed {
-            self.turn_options.sampling.seed = random_seed();
+            options.sampling.seed = random_seed();
         }
         let replying = Replying::begin(self.session.canceller());
         let mut printer = Printer::new();
         let mut on_piece = |piece: &_| printer.piece(piece);
-        let turn = self.session.turn(vec![message], &self.turn_options, &mut on_piece).await?;
+        let turn = self.session.turn(messages, &options, &mut on_piece).await?;
         drop(replying);
         let printed = printer.finish();
         // a turn that wrote nothing needs no snapshot

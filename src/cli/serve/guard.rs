@@ -26,8 +26,9 @@ pub struct Guard {
     pub token: Option<String>,
 }
 
-/// What is about someone; the rest is the page, which must come before its reader can enter a token.
-const WITH_TOKEN: &str = "/v1/";
+/// What is about someone or takes the model's time; the rest is the page, which must come before its
+/// reader can enter a token.
+const WITH_TOKEN: [&str; 3] = ["/v1/", "/tokenize", "/detokenize"];
 const METHODS: &str = "GET, POST, DELETE";
 
 impl Guard {
@@ -42,7 +43,7 @@ impl Guard {
         let host = self.check_host(headers)?;
         let allowed = self.check_origin(path, headers, host)?;
         // browsers ask without a token whether they may ask with one
-        if method != Method::OPTIONS && path.starts_with(WITH_TOKEN) {
+        if method != Method::OPTIONS && WITH_TOKEN.iter().any(|start| path.starts_with(start)) {
             self.check_token(headers)?;
         }
         Ok(allowed)
@@ -231,6 +232,8 @@ mod tests {
         assert_eq!(check(&guard, "/health", &[host]), Ok(false));
         assert_eq!(check(&guard, "/", &[host]), Ok(false));
         assert_eq!(check(&guard, "/assets/main.js", &[host]), Ok(false));
-        assert!(check(&guard, "/v1/memory", &[host]).is_err());
+        for path in ["/v1/memory", "/tokenize", "/detokenize"] {
+            assert!(check(&guard, path, &[host]).is_err(), "{path}");
+        }
     }
 }

@@ -8,13 +8,14 @@ use super::memories::{self, MemoryTask};
 use super::queue::{Gone, Queue};
 use super::reply::{Report, Sink};
 use super::request::{ChatRequest, OnOverflow};
+use super::text::TextRequest;
 use super::turns::{KnownTurns, digests, n_common, n_questions, n_system};
 use crate::cli::days::Days;
 use crate::cli::keeper::Keeper;
 use crate::cli::output::note;
 use crate::cli::talk::{check, now_ms, random_seed, today};
 use deltamem::Error;
-use deltamem::chat::{Message, Role};
+use deltamem::chat::{Message, Role, answer_part};
 use deltamem::memory_file::{MemoryFile, MemoryIdentity};
 use deltamem::session::{Overflow, RollbackMemory, Session, StopReason, Turn, TurnOptions};
 use futures_channel::oneshot;
@@ -42,11 +43,24 @@ pub enum Job {
         text: String,
         answer: oneshot::Sender<Result<Value, ApiError>>,
     },
-    /// How many tokens a text takes.
-    Count {
+    Text(Box<TextJob>),
+    /// The tokens of a text.
+    Tokenize {
         text: String,
-        answer: oneshot::Sender<Result<usize, ApiError>>,
+        answer: oneshot::Sender<Result<Vec<u32>, ApiError>>,
     },
+    /// The text of tokens.
+    Detokenize {
+        tokens: Vec<u32>,
+        answer: oneshot::Sender<Result<String, ApiError>>,
+    },
+}
+
+/// A text to go on with; a profile's memory is read for it.
+pub struct TextJob {
+    pub request: TextRequest,
+    pub profile: String,
+    pub sink: Sink,
 }
 
 /// A history to be answered for a profile.
@@ -108,9 +122,22 @@ impl Host {
                 Job::Write { profile, text, answer } => {
                     let _ = answer.send(block_on(self.write_text(&profile, &text)));
                 }
-                Job::Count { text, answer } => {
+                Job::Text(job) => {
+                    let TextJob { request, profile, mut sink } = *job;
+                    match block_on(self.go_on(&request, &profile, &gone, &mut sink)) {
+                        Ok(turn) => {
+                            let (profile, date) = (&profile[..], self.session.date());
+                            sink.finish(&Report { turn: &turn, profile, generation: None, date });
+                        }
+                        Err(error) => sink.fail(error),
+                    }
+                }
+                Job::Tokenize { text, answer } => {
                     let tokens = self.session.model().tokenizer.encode(&text);
-                    let _ = answer.send(tokens.map(|tokens| tokens.len()).map_err(ApiError::from));
+                    let _ = answer.send(tokens.map_err(ApiError::from));
+                }
+                Job::Detokenize { tokens, answer } => {
+                    let _ = answer.send(self.detokenize(&tokens));
                 }
             }
         }
@@ -169,7 +196,13 @@ impl Host {
         }
 
         let mut whole = history.clone();
-        let reply = Message::new(Role::Assistant, turn.answer.clone());
+        let mut answer = turn.answer.clone();
+        if request.is_continued
+            && let Some(begun) = whole.pop()
+        {
+            answer.insert_str(0, &answer_part(&begun.content));
+        }
+        let reply = Message::new(Role::Assistant, answer);
         whole.push(Message { tool_calls: turn.tool_calls.clone(), ..reply });
         let read = digests(&whole);
         let is_unlearnt = is_going_on
@@ -185,7 +218,7 @@ impl Host {
             (Some(keeper), true) => match self.save(profile, keeper).await {
                 Ok(saved) => Some(saved),
                 Err(error) => {
-                    self.profile(profile).turns.remove(&read[chain.len().min(read.len())..]);
+                    self.profile(profile).turns.remove(&read[n_common(&read, &chain)..]);
                     self.take_back(&turn, before, file.as_ref()).await?;
                     return Err(error);
                 }
@@ -201,11 +234,57 @@ impl Host {
         Ok((turn, generation.filter(|_| is_written)))
     }
 
+    /// Goes on with a text in a context of its own; conversations stay as they are.
+    async fn go_on(
+        &mut self,
+        request: &TextRequest,
+        profile: &str,
+        gone: &Gone,
+        sink: &mut Sink,
+    ) -> Result<Turn, ApiError> {
+        let mut options = self.defaults.clone();
+        request.settings.apply(&mut options, random_seed());
+        check(&options)?;
+        let mut keeper = self.open(profile, false)?;
+        let file = self.see(profile, keeper.as_mut())?;
+        self.conversations.switch(&Choice::New, &mut self.session).await?;
+        self.tell_template(None)?;
+        self.put(file.as_ref()).await?;
+        let mut on_piece = |piece: &_| match gone.is_gone() {
+            true => ControlFlow::Break(()),
+            false => sink.piece(piece),
+        };
+        let turn = self.session.complete(&request.prompt, &options, &mut on_piece).await;
+        let turn = turn.map_err(|error| match error {
+            error @ (Error::Messages { .. } | Error::ContextFull { .. }) => {
+                ApiError::from(error).with_param("prompt")
+            }
+            error => error.into(),
+        })?;
+        match turn.stop_reason == StopReason::Cancelled || gone.is_gone() {
+            true => Err(ApiError::shutting_down()),
+            false => Ok(turn),
+        }
+    }
+
+    fn detokenize(&self, tokens: &[u32]) -> Result<String, ApiError> {
+        let tokenizer = &self.session.model().tokenizer;
+        let n = tokenizer.vocab_size();
+        match tokens.iter().find(|id| **id as usize >= n) {
+            None => Ok(tokenizer.decode(tokens, false)),
+            Some(id) => {
+                let message = format!("`tokens` has {id}; the model's are 0 to {}", n - 1);
+                Err(ApiError::parameter("tokens", message))
+            }
+        }
+    }
+
     fn options(&self, request: &ChatRequest, is_written: bool) -> Result<TurnOptions, ApiError> {
         let mut options = self.defaults.clone();
         request.settings.apply(&mut options, random_seed());
         options.write_enabled &= is_written;
         options.gauges = request.extension.gauges;
+        options.continue_final_message = request.is_continued;
         options.overflow = match request.extension.overflow {
             OnOverflow::Evict => Overflow::Evict,
             OnOverflow::Error => Overflow::Error,

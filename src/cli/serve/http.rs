@@ -9,6 +9,7 @@ use super::page::Page;
 use super::queue::{Queue, Refused, Ticket};
 use super::reply::{Chunks, Head, Sink};
 use super::request::read_request;
+use super::text;
 use super::{PROFILE_HEADER, WRITE_HEADER};
 use crate::cli::options::engine_name;
 use crate::cli::output::note;
@@ -31,7 +32,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Largest history accepted; a window of 128k tokens takes about half a mebibyte.
-const MAX_REQUEST_BYTES: usize = 16 << 20;
+pub(super) const MAX_REQUEST_BYTES: usize = 16 << 20;
 /// Longest time for a body to arrive.
 const BODY_TIME: Duration = Duration::from_secs(60);
 /// How long a reply may go on after the server was told to stop, and connections after that.
@@ -91,7 +92,18 @@ impl App {
         })
     }
 
-    fn check_model(&self, name: &str) -> Result<(), ApiError> {
+    /// The name of the model.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// In tokens.
+    pub fn context_window(&self) -> usize {
+        self.context_window
+    }
+
+    /// Refuses another model than the one that is loaded.
+    pub fn check_model(&self, name: &str) -> Result<(), ApiError> {
         if name == self.model {
             return Ok(());
         }
@@ -101,8 +113,8 @@ impl App {
 }
 
 #[derive(Clone)]
-struct Shared {
-    app: Arc<App>,
+pub(super) struct Shared {
+    pub(super) app: Arc<App>,
     queue: Arc<Queue<Job>>,
 }
 
@@ -115,7 +127,7 @@ impl Shared {
     }
 
     /// Has the model's thread do something and waits for it.
-    async fn ask<T>(
+    pub(super) async fn ask<T>(
         &self,
         job: impl FnOnce(oneshot::Sender<Result<T, ApiError>>) -> Job,
     ) -> Result<T, ApiError> {
@@ -139,6 +151,9 @@ pub fn router(app: App, queue: Arc<Queue<Job>>, guarded: Guard, page: Page) -> R
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
         .route("/v1/chat/completions", post(chat))
+        .route("/v1/completions", post(text::completions))
+        .route("/tokenize", post(text::tokenize))
+        .route("/detokenize", post(text::detokenize))
         .route("/v1/memory", get(show).delete(forget))
         .route("/v1/memory/profiles", get(profiles))
         .route("/v1/memory/states", get(states))
@@ -249,7 +264,7 @@ fn header_text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>
 }
 
 /// Whose memory; what a name may look like is checked where the memory is opened.
-fn profile(headers: &HeaderMap) -> Result<String, ApiError> {
+pub(super) fn profile(headers: &HeaderMap) -> Result<String, ApiError> {
     Ok(header_text(headers, PROFILE_HEADER)?.unwrap_or("default").to_string())
 }
 
@@ -264,7 +279,7 @@ fn is_written(headers: &HeaderMap) -> Result<bool, ApiError> {
     }
 }
 
-async fn body(request: Request, kind: &str, limit: usize) -> Result<Bytes, ApiError> {
+pub(super) async fn body(request: Request, kind: &str, limit: usize) -> Result<Bytes, ApiError> {
     let given = header_text(request.headers(), header::CONTENT_TYPE.as_str())?.unwrap_or("");
     let given = given.split(';').next().unwrap_or("").trim();
     if !given.eq_ignore_ascii_case(kind) {
@@ -317,16 +332,28 @@ async fn chat(State(shared): State<Shared>, request: Request) -> Result<Response
         shared.app.check_model(name)?;
     }
     let head = Head::new(&shared.app.model);
-    let job = |request, sink| Job::Chat(Box::new(ChatJob { request, profile, is_written, sink }));
-    if !request.is_streamed {
+    let (is_streamed, has_usage) = (request.is_streamed, request.has_usage);
+    let job = |sink| Job::Chat(Box::new(ChatJob { request, profile, is_written, sink }));
+    respond(&shared, head, is_streamed, has_usage, job).await
+}
+
+/// The answer to a job that replies, whole or in chunks.
+pub(super) async fn respond(
+    shared: &Shared,
+    head: Head,
+    is_streamed: bool,
+    has_usage: bool,
+    job: impl FnOnce(Sink) -> Job,
+) -> Result<Response, ApiError> {
+    if !is_streamed {
         let (sink, answer) = Sink::whole(head);
-        let ticket = shared.push(job(request, sink))?;
+        let ticket = shared.push(job(sink))?;
         let answer = answer.await.map_err(|_| ApiError::shutting_down())??;
         drop(ticket);
         return Ok(Json(answer).into_response());
     }
-    let (sink, begun, events) = Sink::chunks(head, request.has_usage);
-    let ticket = shared.push(job(request, sink))?;
+    let (sink, begun, events) = Sink::chunks(head, has_usage);
+    let ticket = shared.push(job(sink))?;
     // until the reply begins an error still has its status
     begun.await.map_err(|_| ApiError::shutting_down())??;
     Ok(Sse::new(Chunks { events, ticket }).keep_alive(KeepAlive::default()).into_response())
@@ -475,8 +502,8 @@ async fn count_tokens(
     request: Request,
 ) -> Result<Json<Value>, ApiError> {
     let text = string_in(request, "text").await?;
-    let n_tokens = shared.ask(|answer| Job::Count { text, answer }).await?;
-    Ok(Json(json!({ "object": "tokens", "count": n_tokens })))
+    let tokens = shared.ask(|answer| Job::Tokenize { text, answer }).await?;
+    Ok(Json(json!({ "object": "tokens", "count": tokens.len() })))
 }
 
 async fn forget(State(shared): State<Shared>, headers: HeaderMap) -> Result<Json<Value>, ApiError> {

@@ -13,6 +13,7 @@ mod page;
 mod queue;
 mod reply;
 mod request;
+mod text;
 pub(super) mod turns;
 
 use super::Usage;
@@ -50,7 +51,7 @@ pub struct ServeOptions {
     #[arg(long, value_name = "PORT", default_value_t = 11435)]
     port: u16,
     /// Answer only those who send this bearer token [default: the variable DELTAMEM_TOKEN, if set]
-    #[arg(long, value_name = "TOKEN")]
+    #[arg(long, value_name = "TOKEN", visible_alias = "api-key")]
     token: Option<String>,
     /// Let everyone ask who reaches an address that is not this machine's own
     #[arg(long)]

@@ -22,6 +22,18 @@ pub struct Head {
     id: String,
     created_s: u64,
     model: String,
+    shape: Shape,
+}
+
+/// Which of OpenAI's two interfaces a reply is for.
+#[derive(Debug, Clone)]
+enum Shape {
+    Chat,
+    /// A text that goes on.
+    Text {
+        /// What comes before it: the prompt, if it is to be told again.
+        echo: String,
+    },
 }
 
 impl Head {
@@ -32,7 +44,13 @@ impl Head {
             id: random_id("chatcmpl-"),
             created_s: since.map_or(0, |since| since.as_secs()),
             model: model.into(),
+            shape: Shape::Chat,
         }
+    }
+
+    /// Of a text that goes on, after `echo`.
+    pub fn of_text(model: &str, echo: String) -> Head {
+        Head { id: random_id("cmpl-"), shape: Shape::Text { echo }, ..Head::new(model) }
     }
 }
 
@@ -102,6 +120,14 @@ impl Report<'_> {
     }
 
     fn completion(&self, head: &Head) -> Value {
+        if let Shape::Text { echo } = &head.shape {
+            let text = format!("{echo}{}", self.turn.answer);
+            let mut completion = text_chunk(head, &text, Some(self.finish_reason()));
+            completion["usage"] = self.usage();
+            completion["memory"] = self.memory();
+            completion["deltamem"] = self.details();
+            return completion;
+        }
         let calls = self.tool_calls();
         let mut message =
             json!({ "role": "assistant", "content": self.turn.answer, "refusal": null });
@@ -130,6 +156,22 @@ impl Report<'_> {
             "deltamem": self.details(),
         })
     }
+}
+
+/// A piece of a text that goes on, or all of it; OpenAI has one shape for both.
+fn text_chunk(head: &Head, text: &str, finish_reason: Option<&str>) -> Value {
+    json!({
+        "id": head.id,
+        "object": "text_completion",
+        "created": head.created_s,
+        "model": head.model,
+        "choices": [{
+            "index": 0,
+            "text": text,
+            "finish_reason": finish_reason,
+            "logprobs": null,
+        }],
+    })
 }
 
 /// Where a reply goes. A request that has not been answered when it is dropped learns that the
@@ -169,12 +211,15 @@ impl Sink {
     /// Passes on a piece of the reply; asks for its end if nobody reads it.
     pub fn piece(&mut self, piece: &ThinkPiece) -> ControlFlow<()> {
         let Sink::Chunks(sink) = self else { return ControlFlow::Continue(()) };
-        let delta = match piece {
-            ThinkPiece::Answer(text) => json!({ "content": text }),
-            ThinkPiece::Thought(text) => json!({ "reasoning_content": text }),
-        };
         sink.begin();
-        match sink.send(delta, None) {
+        let is_read = match (piece, &sink.head.shape) {
+            (ThinkPiece::Answer(text) | ThinkPiece::Thought(text), Shape::Text { .. }) => {
+                sink.send_text(text)
+            }
+            (ThinkPiece::Answer(text), _) => sink.send(json!({ "content": text }), None),
+            (ThinkPiece::Thought(text), _) => sink.send(json!({ "reasoning_content": text }), None),
+        };
+        match is_read {
             true => ControlFlow::Continue(()),
             false => ControlFlow::Break(()),
         }
@@ -236,12 +281,31 @@ impl ChunkSink {
     fn begin(&mut self) {
         if let Some(begun) = self.begun.take() {
             let _ = begun.send(Ok(()));
-            self.send(json!({ "role": "assistant", "content": "" }), None);
+            match &self.head.shape {
+                Shape::Chat => self.send(json!({ "role": "assistant", "content": "" }), None),
+                Shape::Text { echo } if echo.is_empty() => true,
+                Shape::Text { echo } => self.send_text(echo),
+            };
         }
     }
 
+    fn send_text(&self, text: &str) -> bool {
+        self.send_json(&self.with_usage(text_chunk(&self.head, text, None)))
+    }
+
+    /// A client that wants the usage finds the field in every chunk.
+    fn with_usage(&self, mut chunk: Value) -> Value {
+        if self.has_usage {
+            chunk["usage"] = Value::Null;
+        }
+        chunk
+    }
+
     fn chunk(&self, delta: Value, finish_reason: Option<&str>) -> Value {
-        let mut chunk = json!({
+        if let Shape::Text { .. } = self.head.shape {
+            return self.with_usage(text_chunk(&self.head, "", finish_reason));
+        }
+        self.with_usage(json!({
             "id": self.head.id,
             "object": "chat.completion.chunk",
             "created": self.head.created_s,
@@ -252,11 +316,7 @@ impl ChunkSink {
                 "finish_reason": finish_reason,
                 "logprobs": null,
             }],
-        });
-        if self.has_usage {
-            chunk["usage"] = Value::Null;
-        }
-        chunk
+        }))
     }
 
     fn send(&self, delta: Value, finish_reason: Option<&str>) -> bool {

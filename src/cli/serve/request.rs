@@ -25,6 +25,8 @@ pub struct ChatRequest {
     pub settings: Settings,
     pub extension: Extension,
     pub is_streamed: bool,
+    /// The reply goes on in the last message, which is the assistant's.
+    pub is_continued: bool,
     /// A last chunk has the usage.
     pub has_usage: bool,
 }
@@ -93,6 +95,16 @@ impl Settings {
         }
     }
 
+    #[cfg(test)]
+    pub fn max_tokens(&self) -> Option<usize> {
+        self.max_tokens
+    }
+
+    /// The same with a length where none was given.
+    pub fn or_max_tokens(self, n: usize) -> Settings {
+        Settings { max_tokens: self.max_tokens.or(Some(n)), ..self }
+    }
+
     /// Replaces what was given; without a seed it is `seed`.
     pub fn apply(&self, turn: &mut TurnOptions, seed: u64) {
         let sampling = &mut turn.sampling;
@@ -111,7 +123,7 @@ impl Settings {
 }
 
 /// These steer a service and not the reply.
-const PASSED_OVER: [&str; 9] = [
+pub(super) const PASSED_OVER: [&str; 9] = [
     "metadata",
     "prompt_cache_key",
     "prompt_cache_options",
@@ -123,22 +135,36 @@ const PASSED_OVER: [&str; 9] = [
     "verbosity",
 ];
 
+/// The body as a JSON object.
+///
+/// # Errors
+/// 400 for what is none.
+pub(super) fn read_object(body: &[u8]) -> Result<Given, ApiError> {
+    let value = serde_json::from_slice(body)
+        .map_err(|e| ApiError::bad_request("invalid_json", format!("the body is not JSON: {e}")))?;
+    match value {
+        Value::Object(given) => Ok(given),
+        _ => Err(ApiError::bad_request("invalid_json", "the body is not a JSON object")),
+    }
+}
+
+/// Whether a last chunk has the usage.
+pub(super) fn read_has_usage(given: &Given) -> bool {
+    let options = present(given, "stream_options").and_then(Value::as_object);
+    let usage = options.and_then(|options| options.get("include_usage"));
+    usage.and_then(Value::as_bool).unwrap_or(false)
+}
+
 /// Reads the body of a request.
 ///
 /// # Errors
 /// 400 with the parameter that is wrong or cannot be honoured.
 pub fn read_request(body: &[u8]) -> Result<ChatRequest, ApiError> {
-    let value: Value = serde_json::from_slice(body)
-        .map_err(|e| ApiError::bad_request("invalid_json", format!("the body is not JSON: {e}")))?;
-    let Value::Object(given) = value else {
-        return Err(ApiError::bad_request("invalid_json", "the body is not a JSON object"));
-    };
+    let given = read_object(body)?;
     for (name, value) in &given {
         refuse_unsupported(name, value)?;
     }
     let get = |name: &str| given.get(name).filter(|value| !value.is_null());
-    let stream_options = get("stream_options").and_then(Value::as_object);
-    let usage = stream_options.and_then(|options| options.get("include_usage"));
     let extension = match get("deltamem") {
         None => Extension::default(),
         Some(extension) => Extension::deserialize(extension)
@@ -175,15 +201,17 @@ pub fn read_request(body: &[u8]) -> Result<ChatRequest, ApiError> {
     }
     settings.constraint = settings.constraint.or(forced);
     settings.max_tool_calls = max_calls;
+    let is_continued = read_continuation(&given)?;
     Ok(ChatRequest {
         model: text(&given, "model")?,
-        history: read_messages(get("messages"))?,
+        history: read_messages(get("messages"), is_continued)?,
+        is_continued,
         tools,
         variables,
         settings,
         extension,
         is_streamed: flag(&given, "stream")?.unwrap_or(false),
-        has_usage: usage.and_then(Value::as_bool).unwrap_or(false),
+        has_usage: read_has_usage(&given),
     })
 }
 
@@ -210,6 +238,8 @@ fn refuse_unsupported(name: &str, value: &Value) -> Result<(), ApiError> {
         | "parallel_tool_calls"
         | "reasoning_effort"
         | "chat_template_kwargs"
+        | "add_generation_prompt"
+        | "continue_final_message"
         | "deltamem" => true,
         // refused, unless they say what holds anyway
         "n" => value.as_u64() == Some(1),
@@ -232,9 +262,9 @@ fn refuse_unsupported(name: &str, value: &Value) -> Result<(), ApiError> {
 
 // ---- settings --------------------------------------------------------------------------------------
 
-type Given = Map<String, Value>;
+pub(super) type Given = Map<String, Value>;
 
-fn wrong(name: &str, value: &Value, expected: &str) -> ApiError {
+pub(super) fn wrong(name: &str, value: &Value, expected: &str) -> ApiError {
     let mut shown = value.to_string();
     if shown.len() > 80 {
         shown = format!("{}…", shown.chars().take(80).collect::<String>());
@@ -242,16 +272,16 @@ fn wrong(name: &str, value: &Value, expected: &str) -> ApiError {
     ApiError::parameter(name, format!("`{name}` is {shown}; expected {expected}"))
 }
 
-fn present<'a>(given: &'a Given, name: &str) -> Option<&'a Value> {
+pub(super) fn present<'a>(given: &'a Given, name: &str) -> Option<&'a Value> {
     given.get(name).filter(|value| !value.is_null())
 }
 
-fn flag(given: &Given, name: &str) -> Result<Option<bool>, ApiError> {
+pub(super) fn flag(given: &Given, name: &str) -> Result<Option<bool>, ApiError> {
     let read = |value: &Value| value.as_bool().ok_or_else(|| wrong(name, value, "true or false"));
     present(given, name).map(read).transpose()
 }
 
-fn text(given: &Given, name: &str) -> Result<Option<String>, ApiError> {
+pub(super) fn text(given: &Given, name: &str) -> Result<Option<String>, ApiError> {
     let read = |value: &Value| match value.as_str() {
         Some(text) => Ok(text.to_string()),
         None => Err(wrong(name, value, "a string")),
@@ -275,7 +305,7 @@ fn count(given: &Given, name: &str, least: u64) -> Result<Option<usize>, ApiErro
     present(given, name).map(read).transpose()
 }
 
-fn read_settings(given: &Given) -> Result<Settings, ApiError> {
+pub(super) fn read_settings(given: &Given) -> Result<Settings, ApiError> {
     let seed = present(given, "seed").map(|value| match (value.as_u64(), value.as_i64()) {
         (Some(seed), _) => Ok(seed),
         (_, Some(negative)) => Ok(negative.cast_unsigned()),
@@ -347,6 +377,25 @@ fn read_variables(given: &Given) -> Result<Given, ApiError> {
     }
     check_variables(&variables).map_err(|error| ApiError::from(error).with_param(KWARGS))?;
     Ok(variables)
+}
+
+/// vLLM's two switches for where a prompt ends. Together they contradict each other, and a prompt that
+/// ends behind the last message asks for no reply.
+fn read_continuation(given: &Given) -> Result<bool, ApiError> {
+    let is_continued = flag(given, "continue_final_message")?.unwrap_or(false);
+    match flag(given, "add_generation_prompt")? {
+        Some(true) if is_continued => {
+            let message = "`continue_final_message` and `add_generation_prompt` are both true: a reply \
+                           either goes on in the last message or begins another one";
+            Err(ApiError::parameter("continue_final_message", message))
+        }
+        Some(false) if !is_continued => {
+            let message = "`add_generation_prompt` is false, so no reply would begin; set \
+                           `continue_final_message` to go on with the last message";
+            Err(ApiError::unsupported("add_generation_prompt", message))
+        }
+        _ => Ok(is_continued),
+    }
 }
 
 fn read_format(given: &Given) -> Result<Option<Constraint>, ApiError> {
@@ -440,7 +489,7 @@ fn read_tools(tools: Option<&Value>) -> Result<Vec<Value>, ApiError> {
 
 // ---- messages --------------------------------------------------------------------------------------
 
-fn read_messages(messages: Option<&Value>) -> Result<Vec<Message>, ApiError> {
+fn read_messages(messages: Option<&Value>, is_continued: bool) -> Result<Vec<Message>, ApiError> {
     let Some(Value::Array(messages)) = messages else {
         return Err(ApiError::parameter("messages", "`messages` is not an array"));
     };
@@ -465,6 +514,15 @@ fn read_messages(messages: Option<&Value>) -> Result<Vec<Message>, ApiError> {
     let refuse =
         |reason: &str| Err(ApiError::bad_request("messages", reason).with_param("messages"));
     match history.last() {
+        Some(last) if is_continued => match last.role {
+            Role::Assistant if last.tool_calls.is_empty() => Ok(history),
+            Role::Assistant => refuse("the last message calls tools, so no reply goes on in it"),
+            _ => refuse("`continue_final_message` wants a last message from the assistant"),
+        },
+        Some(last) if last.role == Role::Assistant => refuse(
+            "the last message is the assistant's; `continue_final_message` goes on with it, else it has \
+             to be from the user or a tool",
+        ),
         Some(last) if last.role == Role::User && last.content.trim().is_empty() => {
             refuse("the last message is empty")
         }

@@ -88,6 +88,44 @@ fn what_has_left_the_window_is_still_recognised_in_a_whole_history() {
     assert!(n_evicted >= 4);
 }
 
+/// A caller who changes what has left the window has another history; what follows it is recognised again.
+#[test]
+fn a_history_that_was_changed_where_it_had_left_is_read_anew_once() {
+    let mut s = small(MODES[0]);
+    let options = evicting(&s);
+    let mut history = s.messages().to_vec();
+    for n in 0..12 {
+        if n == 8 {
+            assert!(s.talk.left.len() > 2);
+            history[1].content = "Something else.".into();
+        }
+        history.push(user(&format!("This is number {n}.")));
+        let n_written = s.counters().tokens_written;
+        let turn = say_from_with(&mut s, history.clone(), &options).unwrap();
+        history.push(assistant(turn.answer.trim()));
+        assert_eq!(s.messages().len() + s.talk.left.len(), history.len());
+        let n_new = s.counters().tokens_written - n_written;
+        assert!(n == 8 || (turn.prompt.rollback.is_none() && n_new < 60), "{n}: {n_new} tokens");
+    }
+}
+
+/// However often the last reply is asked for anew, nothing is kept of those that were dropped.
+#[test]
+fn replies_that_were_dropped_are_not_kept() {
+    let mut s = small(MODES[0]);
+    let mut history = s.messages().to_vec();
+    history.push(user("This is one."));
+    for seed in 0..8 {
+        let sampling = SamplingOptions { temperature: 1.0, seed, ..SamplingOptions::default() };
+        let options = TurnOptions { sampling, ..evicting(&s) };
+        let reply = say_from_with(&mut s, history.clone(), &options).unwrap().answer;
+        assert_eq!(s.talk.replies.len(), 1, "{reply}");
+    }
+    let options = evicting(&s);
+    say_with(&mut s, "And this?", &options).unwrap();
+    assert_eq!(s.talk.replies.len(), 2);
+}
+
 #[test]
 fn pinned_messages_stay_and_a_prompt_too_long_for_all_is_refused() {
     let mut s = small(MODES[0]);
@@ -132,7 +170,7 @@ fn an_eviction_that_is_cancelled_loses_nothing() {
     s.talk.n_kept = s.talk.messages.len();
     s.talk.messages.push(user("And another one of them, rather a long one."));
     s.cancel.cancel();
-    let cancelled = block_on(s.fit(true, 32, Overflow::Evict, s.talk.n_kept));
+    let cancelled = block_on(s.fit(End::Prompt, 32, Overflow::Evict, s.talk.n_kept));
     assert_eq!(block_on(s.or_restore(cancelled.map(drop), mark)).unwrap_err().code(), "cancelled");
     assert_eq!((state(&s), s.messages().to_vec(), *s.counters()), before);
     let read_only = TurnOptions { write_enabled: false, ..options };

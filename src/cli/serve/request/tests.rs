@@ -46,6 +46,39 @@ fn settings_are_read_and_those_that_do_not_matter_passed_over() {
 }
 
 #[test]
+fn a_reply_goes_on_in_a_last_message_of_the_assistant_only() {
+    let talk = |role: &str| json!([{ "role": "user", "content": "Where?" }, { "role": role, "content": "In" }]);
+    let asked = |switches: Value, role: &str| {
+        let mut body = switches;
+        body["messages"] = talk(role);
+        read(body).map(|request| (request.is_continued, request.history.len()))
+    };
+    let on = || json!({ "continue_final_message": true });
+    assert_eq!(asked(on(), "assistant"), Ok((true, 2)));
+    let both = |add: bool| json!({ "continue_final_message": true, "add_generation_prompt": add });
+    assert_eq!(asked(both(false), "assistant"), Ok((true, 2)));
+    assert_eq!(asked(json!({ "add_generation_prompt": true }), "user"), Ok((false, 2)));
+    assert_eq!(asked(json!({ "continue_final_message": false }), "user"), Ok((false, 2)));
+    let wrong = |code: &str, param: &str| Err((code.to_string(), param.to_string()));
+    let contradiction = wrong("invalid_value", "continue_final_message");
+    assert_eq!(asked(both(true), "assistant"), contradiction);
+    assert_eq!(asked(both(true), "user"), contradiction);
+    let silent = json!({ "add_generation_prompt": false });
+    assert_eq!(asked(silent.clone(), "user"), wrong("unsupported", "add_generation_prompt"));
+    assert_eq!(asked(silent, "assistant"), wrong("unsupported", "add_generation_prompt"));
+    assert_eq!(asked(on(), "user"), wrong("messages", "messages"));
+    assert_eq!(asked(json!({}), "assistant"), wrong("messages", "messages"));
+    let odd = json!({ "continue_final_message": "yes" });
+    assert_eq!(asked(odd, "assistant"), wrong("invalid_value", "continue_final_message"));
+    let call =
+        json!({ "id": "1", "type": "function", "function": { "name": "now", "arguments": "{}" } });
+    let calling = json!({ "role": "assistant", "content": "I look.", "tool_calls": [call] });
+    let body = json!({ "continue_final_message": true, "messages": [calling] });
+    let found = read(body).map(|request| (request.is_continued, 1));
+    assert_eq!(found, wrong("messages", "messages"));
+}
+
+#[test]
 fn what_cannot_be_honoured_is_refused_by_name() {
     for (name, value) in [
         ("n", json!(2)),

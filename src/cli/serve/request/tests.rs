@@ -1,4 +1,5 @@
 use super::*;
+use deltamem::chat::Role;
 use serde_json::json;
 
 fn read(extra: Value) -> Result<ChatRequest, (String, String)> {

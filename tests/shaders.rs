@@ -31,6 +31,7 @@ fn variants(spec: &KernelSpec) -> Vec<Variant> {
                                 && workgroup_size == 8
                                 && spec.name != "matvec_blocks"
                                 || spec.name == "matmul_shuffle",
+                            short_loops: workgroup_size == 8 && !subgroups,
                             f16,
                             enable_subgroups_line: false,
                             workgroup_size,

@@ -29,6 +29,16 @@ pub struct Layout {
     pub kv: Storage,
     pub context_window: usize,
     pub chunk: usize,
+    /// True for a CPU that plays the GPU: its products store silu(gate)·up and not gate and up, where
+    /// these lie in one part of a matrix.
+    pub software: bool,
+}
+
+impl Layout {
+    /// Floats of a token's gate and up: 0 where they have no buffer.
+    fn gate_up(&self, config: &ModelConfig) -> usize {
+        if self.software { 0 } else { 2 * config.intermediate_size }
+    }
 }
 
 /// Bytes by purpose.
@@ -132,7 +142,8 @@ fn activation_bytes(config: &ModelConfig, delta: Option<&DeltaConfig>, layout: &
     let token = 3 * config.hidden_size
         + copies_of_qkv * qkv
         + 2 * config.q_size()
-        + 3 * config.intermediate_size
+        + config.intermediate_size
+        + layout.gate_up(config)
         + memory;
     let once = 2 * config.vocab_size + layout.context_window * config.head_dim;
     let n_few = MANY_ON_GPUS as usize - 1;
@@ -185,7 +196,7 @@ pub fn largest_buffer_bytes(config: &ModelConfig, layout: &Layout, max_binding_b
         rows * row_bytes(layout.weights, k).0 as u64
     };
     let rows = [
-        2 * layout.chunk * config.intermediate_size,
+        layout.chunk * layout.gate_up(config).max(config.intermediate_size),
         layout.chunk * (config.q_size() + 2 * config.kv_size()),
         layout.context_window * config.head_dim,
         config.vocab_size + 2,
@@ -243,7 +254,8 @@ mod tests {
     use super::*;
 
     fn layout(weights: Storage) -> Layout {
-        Layout { weights, kv: Storage::F16, context_window: 4096, chunk: 64 }
+        let (kv, software) = (Storage::F16, true);
+        Layout { weights, kv, context_window: 4096, chunk: 64, software }
     }
 
     #[test]

@@ -54,5 +54,5 @@ fn main(
             dot(weight_quad(source_rows.w, quad), input),
         );
     }
-    store_rows(token, rows, sums);
+    store_rows(token, rows, corrected(token, rows, sums));
 }

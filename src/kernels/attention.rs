@@ -212,3 +212,18 @@ async fn combine(
     let grid = Grid::PerToken(n_heads);
     kernels.op(gpu, &COMBINE, variant, &params, &bound, grid).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loops_are_short_only_where_lavapipe_lets_them_end() {
+        // two bytes an element, four KV heads of 128
+        let rounds = |positions: u64| most_rounds(positions * 4 * 128 * 2, 4, 128);
+        assert!(rounds(4096) < MAX_SHORT_ROUNDS);
+        assert!(rounds(65_536) > MAX_SHORT_ROUNDS);
+        // 8,192 elements of a byte, in eight ranges, four a round
+        assert_eq!(rounds(4096), 256 * 65);
+    }
+}

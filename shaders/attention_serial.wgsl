@@ -4,7 +4,7 @@
 // Plan: one invocation a query head of a token and one of n_splits ranges of the keys, by itself, so
 // that there is no barrier; it walks through the keys four at a time, with a running maximum and sum
 // (online softmax). lavapipe ends an invocation's loops after 65,535 rounds in all: hence the ranges,
-// and eight pairs a round. attention_combine puts the ranges together.
+// and several pairs a round (lib/pairs_*). attention_combine puts the ranges together.
 // group.x = heads, group.y = token, group.z = range. Accumulates in f32.
 struct Params {
     n_heads: u32,
@@ -20,7 +20,6 @@ struct Params {
 @group(0) @binding(10) var<storage, read_write> parts: array<f32>;
 
 const HALF: u32 = HEAD_DIM / 2u;
-const ROUND: u32 = 8u; // pairs
 
 // A pair of q times that pair of four keys.
 fn products(query: u32, slots: vec4<u32>, i: u32) -> vec4<f32> {
@@ -38,6 +37,8 @@ fn mixed(weights: vec4<f32>, slots: vec4<u32>, i: u32) -> vec2<f32> {
     return (weights.x * value_pair(slots.x, i) + weights.y * value_pair(slots.y, i))
         + (weights.z * value_pair(slots.z, i) + weights.w * value_pair(slots.w, i));
 }
+
+#import pairs
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
@@ -59,20 +60,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     for (var start = begin; start < end; start += 4u) {
         let keys = vec4(start) + vec4(0u, 1u, 2u, 3u);
         let slots = min(keys, vec4(end - 1u)) * params.n_kv_heads + kv_head;
-        var scores = vec4(0.0);
-        for (var i = 0u; i + ROUND <= HALF; i += ROUND) {
-            scores += products(query, slots, i);
-            scores += products(query, slots, i + 1u);
-            scores += products(query, slots, i + 2u);
-            scores += products(query, slots, i + 3u);
-            scores += products(query, slots, i + 4u);
-            scores += products(query, slots, i + 5u);
-            scores += products(query, slots, i + 6u);
-            scores += products(query, slots, i + 7u);
-        }
-        for (var i = HALF / ROUND * ROUND; i < HALF; i++) {
-            scores += products(query, slots, i);
-        }
+        var scores = scores_of(query, slots);
         scores *= params.scale * vec4(
             key_scale(slots.x),
             key_scale(slots.y),
@@ -92,19 +80,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
             value_scale(slots.z),
             value_scale(slots.w),
         );
-        for (var i = 0u; i + ROUND <= HALF; i += ROUND) {
-            sums[i] = sums[i] * rescale + mixed(weights, slots, i);
-            sums[i + 1u] = sums[i + 1u] * rescale + mixed(weights, slots, i + 1u);
-            sums[i + 2u] = sums[i + 2u] * rescale + mixed(weights, slots, i + 2u);
-            sums[i + 3u] = sums[i + 3u] * rescale + mixed(weights, slots, i + 3u);
-            sums[i + 4u] = sums[i + 4u] * rescale + mixed(weights, slots, i + 4u);
-            sums[i + 5u] = sums[i + 5u] * rescale + mixed(weights, slots, i + 5u);
-            sums[i + 6u] = sums[i + 6u] * rescale + mixed(weights, slots, i + 6u);
-            sums[i + 7u] = sums[i + 7u] * rescale + mixed(weights, slots, i + 7u);
-        }
-        for (var i = HALF / ROUND * ROUND; i < HALF; i++) {
-            sums[i] = sums[i] * rescale + mixed(weights, slots, i);
-        }
+        mix(&sums, rescale, weights, slots);
     }
     if (id.x < params.n_heads) {
         let first = ((token * params.n_heads + head) * params.n_splits + id.z) * (2u + HEAD_DIM);

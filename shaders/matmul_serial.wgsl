@@ -32,12 +32,6 @@ fn step_of(input: vec4<f32>, w: mat4x4<f32>, sums: vec4<f32>) -> vec4<f32> {
     return fma(vec4(input.w), w[3], fma(vec4(input.z), w[2], fma(vec4(input.y), w[1], sum)));
 }
 
-fn store_token(token: u32, rows: vec4<u32>, sums: vec4<f32>) {
-    if (token < step.n_tokens) {
-        store_rows(token, rows, sums);
-    }
-}
-
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -75,12 +69,9 @@ fn main(
         sums6 = step_of(x[far.z + quad], w, sums6);
         sums7 = step_of(x[far.w + quad], w, sums7);
     }
-    store_token(token, own_rows, sums0);
-    store_token(token + 1u, own_rows, sums1);
-    store_token(token + 2u, own_rows, sums2);
-    store_token(token + 3u, own_rows, sums3);
-    store_token(token + 4u, own_rows, sums4);
-    store_token(token + 5u, own_rows, sums5);
-    store_token(token + 6u, own_rows, sums6);
-    store_token(token + 7u, own_rows, sums7);
+    // in a loop, because the device compiles what is written eight times eight times
+    var sums = array(sums0, sums1, sums2, sums3, sums4, sums5, sums6, sums7);
+    for (var i = token; i < min(token + TOKENS, step.n_tokens); i++) {
+        store_rows(i, own_rows, sums[i - token]);
+    }
 }

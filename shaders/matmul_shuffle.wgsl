@@ -71,6 +71,11 @@ fn block_step(
     return quad_step(input[7], (*w).a[7], (*w).b[7], (*w).c[7], (*w).d[7], sums);
 }
 
+// Tokens past the end repeat the last one.
+fn tile_read(token: u32, i: u32) -> vec4<f32> {
+    return correction_read(min(token, step.n_tokens - 1u), i);
+}
+
 fn store_token(token: u32, rows: vec4<u32>, sums: vec4<f32>) {
     if (token < step.n_tokens) {
         store_rows(token, rows, sums);
@@ -111,6 +116,17 @@ fn main(
         sums5 = block_step(token + 5u, block, lane, &w, sums5);
         sums6 = block_step(token + 6u, block, lane, &w, sums6);
         sums7 = block_step(token + 7u, block, lane, &w, sums7);
+    }
+    for (var i = 0u; i < correction_quads(); i++) {
+        let columns = correction_columns(own_rows, i);
+        sums0 += tile_read(token, i) * columns;
+        sums1 += tile_read(token + 1u, i) * columns;
+        sums2 += tile_read(token + 2u, i) * columns;
+        sums3 += tile_read(token + 3u, i) * columns;
+        sums4 += tile_read(token + 4u, i) * columns;
+        sums5 += tile_read(token + 5u, i) * columns;
+        sums6 += tile_read(token + 6u, i) * columns;
+        sums7 += tile_read(token + 7u, i) * columns;
     }
     store_token(token, own_rows, sums0);
     store_token(token + 1u, own_rows, sums1);

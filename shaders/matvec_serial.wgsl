@@ -58,5 +58,5 @@ fn main(
             weight_block_dot(source_rows.w, block, &x_now, halves),
         );
     }
-    store_rows(token, rows, sums);
+    store_rows(token, rows, corrected(token, rows, sums));
 }

@@ -29,6 +29,9 @@ pub struct Layout {
     pub kv: Storage,
     pub context_window: usize,
     pub chunk: usize,
+    /// True for a CPU that plays the GPU: its products store silu(gate)·up and not gate and up, where
+    /// these are in one storage. (Nor where they exceed a binding, which is not reckoned with here.)
+    pub software: bool,
 }
 
 /// Bytes by purpose.
@@ -88,12 +91,15 @@ impl Footprint {
             None => (0, 0),
             Some(delta) => (adapter_bytes(config, delta)?, 4 * delta.memory_dims(config)?.len()),
         };
+        let mlp = |layer, part| own_storage(&format!("model.layers.{layer}.mlp.{part}.weight"));
+        let is_split =
+            (0..config.n_layers).any(|layer| mlp(layer, "gate_proj") != mlp(layer, "up_proj"));
         Ok(Footprint {
             weights: weights.sum(),
             adapter,
             kv: cache_bytes(config, layout.kv, layout.context_window),
             state: state as u64,
-            activations: activation_bytes(config, delta, layout),
+            activations: activation_bytes(config, delta, layout, is_split),
         })
     }
 
@@ -125,14 +131,22 @@ fn adapter_bytes(config: &ModelConfig, delta: &DeltaConfig) -> Result<u64> {
     Ok(delta.wrapped_layers(config)?.len() as u64 * layer)
 }
 
-fn activation_bytes(config: &ModelConfig, delta: Option<&DeltaConfig>, layout: &Layout) -> u64 {
+/// `is_split`: gate and up of some layer are not in one storage.
+fn activation_bytes(
+    config: &ModelConfig,
+    delta: Option<&DeltaConfig>,
+    layout: &Layout,
+    is_split: bool,
+) -> u64 {
+    let gate_up = if layout.software && !is_split { 0 } else { 2 * config.intermediate_size };
     let qkv = config.q_size() + 2 * config.kv_size();
     let copies_of_qkv = 1 + usize::from(config.has_qk_norm());
     let memory = delta.map_or(0, |delta| 10 * delta.n_rows() + 2 * delta.n_gates());
     let token = 3 * config.hidden_size
         + copies_of_qkv * qkv
         + 2 * config.q_size()
-        + 3 * config.intermediate_size
+        + config.intermediate_size
+        + gate_up
         + memory;
     let once = 2 * config.vocab_size + layout.context_window * config.head_dim;
     let n_few = MANY_ON_GPUS as usize - 1;
@@ -243,7 +257,8 @@ mod tests {
     use super::*;
 
     fn layout(weights: Storage) -> Layout {
-        Layout { weights, kv: Storage::F16, context_window: 4096, chunk: 64 }
+        let (kv, software) = (Storage::F16, true);
+        Layout { weights, kv, context_window: 4096, chunk: 64, software }
     }
 
     #[test]
@@ -257,6 +272,20 @@ mod tests {
         assert_eq!(print.weights, 2 * 3_075_098_624 + 2 * 73 * 2048);
         assert_eq!(print.kv, 4096 * 36 * 2 * 512 * 2);
         assert_eq!(print.state, 0);
+    }
+
+    #[test]
+    fn gate_and_up_have_a_buffer_where_silu_is_apart() {
+        let config = ModelConfig::from_json(SMOLLM3_3B, "config.json").unwrap();
+        let software = layout(Storage::Q4);
+        let gpu = Layout { software: false, ..software };
+        let total = |layout: &Layout, own: fn(&str) -> Option<Storage>| {
+            Footprint::with(&config, None, layout, own).unwrap().activations
+        };
+        let saved = total(&gpu, |_| None) - total(&software, |_| None);
+        assert_eq!(saved, 4 * 64 * 2 * 11_008);
+        let mixed = |name: &str| name.ends_with("gate_proj.weight").then_some(Storage::Q6K);
+        assert_eq!(total(&gpu, mixed), total(&software, mixed));
     }
 
     #[test]

@@ -263,6 +263,7 @@ async fn candidate(
         kv: load.kv,
         context_window: engine.context_window(),
         chunk: load.chunk,
+        software: matches!(&engine, Engine::Gpu(model) if model.gpu().tier.software),
     };
     let delta = adapter.map(|(delta, _)| delta);
     let print = Footprint::of_source(config, delta, &layout, tensors)?;

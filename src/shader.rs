@@ -13,6 +13,7 @@ pub const KERNELS: &[(&str, &str)] = &[
     ("matvec", include_str!("../shaders/matvec.wgsl")),
     ("matvec_blocks", include_str!("../shaders/matvec_blocks.wgsl")),
     ("matvec_serial", include_str!("../shaders/matvec_serial.wgsl")),
+    ("matvec_quads", include_str!("../shaders/matvec_quads.wgsl")),
     ("matmul", include_str!("../shaders/matmul.wgsl")),
     ("matmul_serial", include_str!("../shaders/matmul_serial.wgsl")),
     ("matmul_shuffle", include_str!("../shaders/matmul_shuffle.wgsl")),
@@ -55,6 +56,7 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("memory_rows_none", include_str!("../shaders/lib/memory_rows_none.wgsl")),
     ("memory_rows_reduce", include_str!("../shaders/lib/memory_rows_reduce.wgsl")),
     ("memory_rows_serial", include_str!("../shaders/lib/memory_rows_serial.wgsl")),
+    ("memory_rows_quads", include_str!("../shaders/lib/memory_rows_quads.wgsl")),
     ("correction_none", include_str!("../shaders/lib/correction_none.wgsl")),
     ("correction_low_rank", include_str!("../shaders/lib/correction_low_rank.wgsl")),
     ("four_rows", include_str!("../shaders/lib/four_rows.wgsl")),
@@ -66,6 +68,8 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("rotated", include_str!("../shaders/lib/rotated.wgsl")),
     ("x_block_load", include_str!("../shaders/lib/x_block_load.wgsl")),
     ("x_block_shuffle", include_str!("../shaders/lib/x_block_shuffle.wgsl")),
+    ("pairs_by_eight", include_str!("../shaders/lib/pairs_by_eight.wgsl")),
+    ("pairs_by_two", include_str!("../shaders/lib/pairs_by_two.wgsl")),
     ("order", include_str!("../shaders/lib/order.wgsl")),
     ("kv_f32", include_str!("../shaders/lib/kv_f32.wgsl")),
     ("kv_f16", include_str!("../shaders/lib/kv_f16.wgsl")),
@@ -135,6 +139,8 @@ pub struct Variant {
     pub fusion: Fusion,
     /// Eight invocations share loads by `subgroupShuffle`: for `#import x_block`.
     pub shuffle: bool,
+    /// Loops are short rather than few rounds long: for `#import pairs`.
+    pub short_loops: bool,
     /// The `f16` type may be used.
     pub f16: bool,
     /// The browser's compiler wants `enable subgroups;`, naga refuses the line.
@@ -221,8 +227,12 @@ fn library_file(import: &str, variant: &Variant) -> String {
         "weight" => format!("weight_{}", variant.weight.name()),
         "x_block" if variant.shuffle => "x_block_shuffle".into(),
         "x_block" => "x_block_load".into(),
+        "pairs" if variant.short_loops => "pairs_by_two".into(),
+        "pairs" => "pairs_by_eight".into(),
         "kv" => format!("kv_{}", variant.kv.name()),
-        "memory_rows_reduce" | "memory_rows_serial" if variant.fusion != Fusion::MemoryRows => {
+        "memory_rows_reduce" | "memory_rows_serial" | "memory_rows_quads"
+            if variant.fusion != Fusion::MemoryRows =>
+        {
             "memory_rows_none".into()
         }
         "correction" if variant.fusion == Fusion::Correction => "correction_low_rank".into(),

@@ -31,6 +31,7 @@ fn variants(spec: &KernelSpec) -> Vec<Variant> {
                                 && workgroup_size == 8
                                 && spec.name != "matvec_blocks"
                                 || spec.name == "matmul_shuffle",
+                            short_loops: workgroup_size == 8 && !subgroups,
                             f16,
                             enable_subgroups_line: false,
                             workgroup_size,
@@ -298,4 +299,73 @@ fn a_broken_shader_is_noticed() {
     let variant = variants(SPECS[0])[0];
     let broken = shader::source("argmax", &variant, &[]).replace("best = key;", "best = 1.0;");
     assert!(parse(&broken).is_err());
+}
+
+/// Expressions of a function with those of what it calls in the places where it calls.
+fn inlined_size(module: &naga::Module, function: &naga::Function) -> usize {
+    fn calls(block: &naga::Block, found: &mut Vec<naga::Handle<naga::Function>>) {
+        for statement in block.iter() {
+            match statement {
+                naga::Statement::Call { function, .. } => found.push(*function),
+                naga::Statement::Block(block) => calls(block, found),
+                naga::Statement::If { accept, reject, .. } => {
+                    calls(accept, found);
+                    calls(reject, found);
+                }
+                naga::Statement::Loop { body, continuing, .. } => {
+                    calls(body, found);
+                    calls(continuing, found);
+                }
+                naga::Statement::Switch { cases, .. } => {
+                    cases.iter().for_each(|case| calls(&case.body, found));
+                }
+                _ => {}
+            }
+        }
+    }
+    let mut called = Vec::new();
+    calls(&function.body, &mut called);
+    let called = called.iter().map(|&f| inlined_size(module, &module.functions[f]));
+    function.expressions.len() + called.sum::<usize>()
+}
+
+/// SwiftShader compiles every kernel anew on each visit of a page, with all functions inlined, and the
+/// first token waits for it: longer text takes longer. The longest has 768 expressions.
+#[test]
+fn what_a_page_compiles_on_a_cpu_stays_short() {
+    // those of a GPU, of a CPU that shuffles, of weights in blocks, and of an 8-bit cache
+    let others = [
+        ("matvec", "matvec_blocks", "matvec_serial"),
+        ("matmul", "matmul_shuffle", "rope_kv_q8"),
+        ("attention", "attention_split", "top_k"),
+    ];
+    let others: Vec<_> = others.iter().flat_map(|&(a, b, c)| [a, b, c]).collect();
+    let mut sizes = Vec::new();
+    for spec in SPECS.iter().filter(|spec| !others.contains(&spec.name)) {
+        let fusions = spec.fusions.iter().map(|(fusion, _)| *fusion);
+        for fusion in fusions.chain([Fusion::None]) {
+            let variant = Variant {
+                weight: Storage::F16,
+                kv: Storage::F16,
+                kv_write: spec.name.starts_with("rope_kv"),
+                fusion,
+                subgroups: false,
+                shuffle: false,
+                short_loops: true,
+                f16: false,
+                enable_subgroups_line: false,
+                workgroup_size: 8,
+                rank: 8,
+                head_dim: 64,
+            };
+            for flags in flag_sets(spec) {
+                let source = shader::source(spec.name, &variant, &flags);
+                let (module, _) = validated(&source).expect("a valid shader");
+                let size = inlined_size(&module, &module.entry_points[0].function);
+                sizes.push((size, spec.name, fusion));
+            }
+        }
+    }
+    sizes.retain(|(size, _, _)| *size > 1000);
+    assert!(sizes.is_empty(), "{sizes:?}");
 }

@@ -12,3 +12,20 @@ fn correction(token: u32, row: u32) -> f32 {
     }
     return sum;
 }
+
+// The same for four rows at a time and a quad i of the reads after the other, so that several rows or
+// tokens share what is loaded: read · columns.
+fn correction_quads() -> u32 {
+    return params.n_reads / 4u;
+}
+
+fn correction_read(token: u32, i: u32) -> vec4<f32> {
+    return reads[token * (params.n_reads / 4u) + i];
+}
+
+// A column a row; rows past the end repeat the last one.
+fn correction_columns(rows: vec4<u32>, i: u32) -> mat4x4<f32> {
+    let held = min(rows, vec4(params.n_rows - 1u));
+    let quads = (held + params.y_offset) * (params.n_reads / 4u) + i;
+    return mat4x4(delta[quads.x], delta[quads.y], delta[quads.z], delta[quads.w]);
+}

@@ -13,13 +13,22 @@ fn rows_of(group: u32, lane: u32) -> vec4<u32> {
     return vec4(row, row + WORKGROUP_SIZE, row + 2u * WORKGROUP_SIZE, row + 3u * WORKGROUP_SIZE);
 }
 
+// A token's sums with its correction.
+fn corrected(token: u32, rows: vec4<u32>, sums: vec4<f32>) -> vec4<f32> {
+    var all = sums;
+    for (var i = 0u; i < correction_quads(); i++) {
+        all += correction_read(token, i) * correction_columns(rows, i);
+    }
+    return all;
+}
+
 fn store(token: u32, row: u32, n_rows: u32, value: f32) {
     if (row < n_rows) {
         let index = token * params.y_stride + params.y_offset + row;
         if (params.accumulate == 1u) {
-            y[index] = y[index] + value + correction(token, row);
+            y[index] = y[index] + value;
         } else {
-            y[index] = value + correction(token, row);
+            y[index] = value;
         }
     }
 }

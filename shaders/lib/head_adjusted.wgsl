@@ -25,18 +25,26 @@ fn load_head(token: u32, head: u32, lane: u32) {
     }
     let first = params.has_norm * (HEAD_DIM / 2u) + row * n_quads;
     let start = token * params.stride + head * HEAD_DIM;
-    var squares = 0.0;
     for (var i = lane; i < HEAD_DIM; i += WORKGROUP_SIZE) {
-        var x = qkv[start + i];
-        if (is_corrected) {
-            for (var j = 0u; j < n_quads; j++) {
-                x += dot(adjustments[first + i * n_quads + j], reads[token * n_quads + j]);
+        head_values[i] = qkv[start + i];
+    }
+    if (is_corrected) {
+        // all elements of a head share the reads
+        for (var j = 0u; j < n_quads; j += 2u) {
+            let k = min(j + 1u, n_quads - 1u);
+            let near = reads[token * n_quads + j];
+            let far = select(vec4(0.0), reads[token * n_quads + k], k > j);
+            for (var i = lane; i < HEAD_DIM; i += WORKGROUP_SIZE) {
+                let quad = first + i * n_quads;
+                head_values[i] += dot(adjustments[quad + j], near) + dot(adjustments[quad + k], far);
             }
         }
-        head_values[i] = x;
-        squares += x * x;
     }
     if (params.has_norm == 1u) {
+        var squares = 0.0;
+        for (var i = lane; i < HEAD_DIM; i += WORKGROUP_SIZE) {
+            squares += head_values[i] * head_values[i];
+        }
         let scale = 1.0 / sqrt(reduce_add(lane, squares) / f32(HEAD_DIM) + params.eps);
         if (head < n_qk) {
             let w = select(0u, HEAD_DIM, head >= params.n_heads);

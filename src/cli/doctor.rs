@@ -95,7 +95,7 @@ fn models(
     let mut models = Vec::new();
     let as_stored = quantisation(&folder, Storage::F16);
     if folder.tensors.names().iter().any(|name| folder.tensors.own_storage(name).is_some()) {
-        let layout = layout(&folder.config, Storage::F16);
+        let layout = layout(&folder.config, Storage::F16, tier);
         let tensors = folder.tensors.as_ref();
         let print = Footprint::of_source(&folder.config, delta.as_ref(), &layout, tensors)?;
         let n_trainable = trainable(delta.as_ref(), &folder.config)?;
@@ -110,7 +110,7 @@ fn models(
     ];
     for (name, config, delta) in &wanted {
         for weights in Weights::ALL.into_iter().filter(|&w| w != Weights::F32) {
-            let layout = layout(config, weights.storage());
+            let layout = layout(config, weights.storage(), tier);
             let print = Footprint::new(config, delta.as_ref(), &layout)?;
             let n_trainable = trainable(delta.as_ref(), config)?;
             let model = Model { name, config, weights: layout.weights.name(), n_trainable };
@@ -133,12 +133,13 @@ fn trainable(delta: Option<&DeltaConfig>, config: &ModelConfig) -> Result<Option
     Ok(delta.map(|delta| delta.n_trainable(config)).transpose()?)
 }
 
-fn layout(config: &ModelConfig, weights: Storage) -> Layout {
+fn layout(config: &ModelConfig, weights: Storage, tier: Option<&Tier>) -> Layout {
     Layout {
         weights,
         kv: Storage::F16,
         context_window: DEFAULT_CONTEXT.min(config.max_position_embeddings),
         chunk: DEFAULT_CHUNK,
+        software: tier.is_some_and(|tier| tier.software),
     }
 }
 

@@ -26,10 +26,7 @@ pub async fn argmax(
     logits: &wgpu::Buffer,
     result: &wgpu::Buffer,
 ) -> Result<Op> {
-    let variant = Variant { workgroup_size: WORKGROUP, ..kernels.variant };
+    let variant = kernels.alone(params.n, 1);
     let buffers = [(2, logits), (10, result)];
     kernels.op(gpu, &SPEC, variant, &params, &buffers, Grid::Fixed(1, 1)).await
 }
-
-/// The only workgroup is as large as plain WebGPU allows.
-const WORKGROUP: u32 = 256;

@@ -88,6 +88,8 @@ pub(super) const COMBINE: KernelSpec = KernelSpec {
 const SPLITS: u32 = 32;
 /// Ranges where a CPU plays the GPU: 65,536 keys in eight take half of the rounds that it allows.
 const SERIAL_SPLITS: u32 = 8;
+/// Rounds up to which loops may be short: half of what lavapipe allows, and remainders of a few.
+const MAX_SHORT_ROUNDS: u64 = 32_768;
 /// Query heads whose vectors and sums a workgroup of `attention_split` has room for.
 const MAX_HEADS_PER_KV: u32 = 8;
 
@@ -170,6 +172,14 @@ pub async fn attention_few(
     Ok(vec![split, combine(kernels, gpu, variant, params, SPLITS, buffers).await?])
 }
 
+/// Rounds of an invocation's loops in a full cache of so many bytes, two pairs a round: at most that, as
+/// it takes an element of the cache for a byte.
+fn most_rounds(cache_bytes: u64, n_kv_heads: u32, head_dim: u32) -> u64 {
+    let positions = cache_bytes / u64::from(n_kv_heads * head_dim);
+    // four keys a round, whose pairs are gone through twice
+    positions.div_ceil(4 * u64::from(SERIAL_SPLITS)) * u64::from(1 + head_dim / 2)
+}
+
 /// Every invocation by itself.
 async fn serial(
     kernels: &mut Kernels,
@@ -179,7 +189,9 @@ async fn serial(
 ) -> Result<Vec<Op>> {
     let AttentionParams { n_heads, n_kv_heads, scale, .. } = params;
     let AttentionBuffers { q, keys, values, parts, .. } = buffers;
-    let variant = kernels.serial();
+    let mut variant = kernels.serial();
+    variant.short_loops = !kernels.can_shuffle
+        && most_rounds(keys.size(), n_kv_heads, variant.head_dim) < MAX_SHORT_ROUNDS;
     let ranges = AttentionSerialParams { n_heads, n_kv_heads, n_splits: SERIAL_SPLITS, scale };
     let bound = [(2, q), (6, keys), (7, values), (10, parts)];
     let grid = Grid::PerTokenRange(n_heads.div_ceil(SERIAL_WORKGROUP), SERIAL_SPLITS);
@@ -199,4 +211,19 @@ async fn combine(
     let bound = [(2, buffers.parts), (10, buffers.o)];
     let grid = Grid::PerToken(n_heads);
     kernels.op(gpu, &COMBINE, variant, &params, &bound, grid).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loops_are_short_only_where_lavapipe_lets_them_end() {
+        // two bytes an element, four KV heads of 128
+        let rounds = |positions: u64| most_rounds(positions * 4 * 128 * 2, 4, 128);
+        assert!(rounds(4096) < MAX_SHORT_ROUNDS);
+        assert!(rounds(65_536) > MAX_SHORT_ROUNDS);
+        // 8,192 elements of a byte, in eight ranges, four a round
+        assert_eq!(rounds(4096), 256 * 65);
+    }
 }

@@ -46,6 +46,8 @@ pub(super) const MATVEC: KernelSpec = KernelSpec {
 pub(super) const MATVEC_BLOCKS: KernelSpec = KernelSpec { name: "matvec_blocks", ..MATVEC };
 /// For CPUs that play the GPU.
 pub(super) const MATVEC_SERIAL: KernelSpec = KernelSpec { name: "matvec_serial", ..MATVEC };
+/// For those without shuffles, and weights in f32 or f16.
+pub(super) const MATVEC_QUADS: KernelSpec = KernelSpec { name: "matvec_quads", ..MATVEC };
 
 pub(super) const MATMUL: KernelSpec = KernelSpec { name: "matmul", fusions: &[], ..MATVEC };
 /// For CPUs that play the GPU. It takes nothing along: with a correction of its 32 sums SwiftShader
@@ -141,6 +143,9 @@ struct Form {
 
 fn few(kernels: &Kernels, storage: Storage) -> Form {
     let (spec, variant, rows) = match storage {
+        storage if kernels.software && !kernels.can_shuffle && !storage.is_quantised() => {
+            (&MATVEC_QUADS, kernels.serial(), SERIAL_ROWS)
+        }
         _ if kernels.software => (&MATVEC_SERIAL, kernels.serial(), SERIAL_ROWS),
         storage if storage.is_quantised() => (&MATVEC_BLOCKS, kernels.reducing(), BLOCKS_ROWS),
         _ => (&MATVEC, kernels.reducing(), MATVEC_ROWS),

@@ -118,6 +118,7 @@ pub const SPECS: &[&KernelSpec] = &[
     &linear::MATVEC,
     &linear::MATVEC_BLOCKS,
     &linear::MATVEC_SERIAL,
+    &linear::MATVEC_QUADS,
     &linear::MATMUL,
     &linear::MATMUL_SERIAL,
     &linear::MATMUL_SHUFFLE,
@@ -180,6 +181,9 @@ pub const ELEMENTWISE: u32 = 64;
 /// Invocations of a workgroup on a CPU that plays the GPU: as many as it computes side by side.
 pub const SERIAL_WORKGROUP: u32 = 8;
 
+/// Invocations of a kernel's only workgroup: as many as plain WebGPU allows.
+const ALONE: u32 = 256;
+
 /// One recorded-to-be dispatch: pipeline, bindings and size.
 #[derive(Debug, Clone)]
 pub struct Op {
@@ -231,6 +235,7 @@ impl Kernels {
                 fusion: Fusion::None,
                 subgroups: gpu.tier.subgroups,
                 shuffle: false,
+                short_loops: false,
                 f16: gpu.tier.f16,
                 enable_subgroups_line: cfg!(target_arch = "wasm32"),
                 workgroup_size: ELEMENTWISE,
@@ -272,6 +277,18 @@ impl Kernels {
     /// as are computed side by side.
     fn narrow(&self) -> Variant {
         if self.software { self.serial() } else { self.variant }
+    }
+
+    /// The variant for a kernel of one workgroup that goes through `n` numbers so many times: as large as
+    /// plain WebGPU allows, or where barriers are slow, also to compile, as small as lavapipe's 65,535
+    /// rounds of an invocation's loops allow.
+    fn alone(&self, n: u32, n_times: u32) -> Variant {
+        let most_rounds = 32_768 / n_times;
+        let workgroup_size = match self.software {
+            true => n.div_ceil(most_rounds).next_power_of_two().clamp(SERIAL_WORKGROUP, ALONE),
+            false => ALONE,
+        };
+        Variant { workgroup_size, ..self.variant }
     }
 
     /// Makes an op: compiles the kernel if need be, uploads its params, binds its buffers.

@@ -27,10 +27,8 @@ pub async fn top_k(
     settings: &wgpu::Buffer,
     result: &wgpu::Buffer,
 ) -> Result<Op> {
-    let variant = Variant { workgroup_size: WORKGROUP, ..kernels.variant };
+    // the largest, the sum, four bytes of the k-th, what is larger and what is equal
+    let variant = kernels.alone(params.n, 8);
     let buffers = [(2, logits), (3, settings), (10, result)];
     kernels.op(gpu, &SPEC, variant, &params, &buffers, Grid::Fixed(1, 1)).await
 }
-
-/// The only workgroup is as large as plain WebGPU allows.
-const WORKGROUP: u32 = 256;

@@ -86,8 +86,13 @@ mod tests {
     #[test]
     fn decode_is_bound_by_reading_and_prefill_by_arithmetic() {
         let config = ModelConfig::from_json(SMOLLM3_3B, "config.json").unwrap();
-        let layout =
-            Layout { weights: Storage::F16, kv: Storage::F16, context_window: 4096, chunk: 64 };
+        let layout = Layout {
+            weights: Storage::F16,
+            kv: Storage::F16,
+            context_window: 4096,
+            chunk: 64,
+            software: false,
+        };
         let print = Footprint::new(&config, None, &layout).unwrap();
         let work = Work::new(&config, &print, Storage::F16, Storage::F16);
         // 1 TB/s and 100 T operations/s

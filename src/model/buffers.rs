@@ -30,8 +30,6 @@ pub(super) struct Buffers {
     pub attention_parts: wgpu::Buffer,
     /// Attention output, `[T, ceil(n_q·d/4)·4]` f32.
     pub attended: wgpu::Buffer,
-    /// gate | up, `[T, 2·FFN]` f32.
-    pub gate_up: wgpu::Buffer,
     /// silu(gate)·up, `[T, ceil(FFN/4)·4]` f32.
     pub activated: wgpu::Buffer,
     /// Linear memory rows, `[T, 3R + G (+ G)]` f32.
@@ -96,7 +94,6 @@ impl Buffers {
             query: floats("query", t * config.q_size() as u64).await?,
             attention_parts: floats("attention parts", parts as u64).await?,
             attended: floats("attended", t * padded(config.q_size())).await?,
-            gate_up: floats("gate and up", t * 2 * config.intermediate_size as u64).await?,
             activated: floats("activated", t * padded(config.intermediate_size)).await?,
             raw: floats("memory rows", t * sizes.raw_stride as u64).await?,
             projected: floats("projected memory rows", t * 6 * sizes.n_rows as u64).await?,

@@ -151,6 +151,7 @@ impl Model {
             dims: &dims,
             sizes: &sizes,
             options,
+            gate_up: None,
         };
         let embedding = loader
             .matrix(&[("model.embed_tokens.weight", config.vocab_size)], config.hidden_size)
@@ -275,6 +276,8 @@ struct Loader<'a> {
     dims: &'a MemoryDims,
     sizes: &'a MemorySizes,
     options: &'a LoadOptions,
+    /// gate | up, `[T, 2·FFN]` f32, once a layer has products that do not apply silu themselves.
+    gate_up: Option<wgpu::Buffer>,
 }
 
 impl Loader<'_> {
@@ -429,33 +432,48 @@ impl Loader<'_> {
     /// activated = silu(gate)·up of the normed x, in both forms.
     async fn activated(&mut self, weight: &Matrix) -> Result<Linear> {
         let (b, ffn) = (self.buffers, self.config.intermediate_size);
-        let (gpu, kernels) = (self.upload.gpu(), &mut self.kernels);
         let y_stride = ffn.next_multiple_of(4);
         let params = kernels::SiluMulParams {
             n: ffn as u32,
             gate_up_stride: 2 * ffn as u32,
             y_stride: y_stride as u32,
         };
-        let target = |gated| match gated {
-            true => (&b.activated, y_stride, true),
-            false => (&b.gate_up, 2 * ffn, false),
-        };
-        let target = |gated| {
-            let (y, y_stride, gated) = target(gated);
-            LinearTarget { y, y_stride, accumulate: false, gated, beside: Beside::Nothing }
-        };
-        let (few_gated, many_gated) = kernels::can_gate(kernels, weight);
-        let x = &b.normed;
-        let mut few = kernels::matvec(kernels, gpu, weight, x, target(few_gated), false).await?;
-        let mut many = kernels::matmul(kernels, gpu, weight, x, target(many_gated)).await?;
-        for (ops, gated) in [(&mut few, few_gated), (&mut many, many_gated)] {
-            if !gated {
-                let silu_mul =
-                    kernels::silu_mul(kernels, gpu, params, &b.gate_up, &b.activated).await?;
-                ops.push(silu_mul);
+        let mut forms = [Vec::new(), Vec::new()];
+        let (few, many) = kernels::can_gate(&self.kernels, weight);
+        for (index, gated) in [few, many].into_iter().enumerate() {
+            let gate_up = match gated {
+                true => None,
+                false => Some(self.gate_up().await?),
+            };
+            let (gpu, kernels) = (self.upload.gpu(), &mut self.kernels);
+            let (y, y_stride) = match &gate_up {
+                None => (&b.activated, y_stride),
+                Some(gate_up) => (gate_up, 2 * ffn),
+            };
+            let beside = Beside::Nothing;
+            let target = LinearTarget { y, y_stride, accumulate: false, gated, beside };
+            let mut ops = match index {
+                0 => kernels::matvec(kernels, gpu, weight, &b.normed, target, false).await?,
+                _ => kernels::matmul(kernels, gpu, weight, &b.normed, target).await?,
+            };
+            if let Some(gate_up) = &gate_up {
+                ops.push(kernels::silu_mul(kernels, gpu, params, gate_up, &b.activated).await?);
             }
+            forms[index] = ops;
         }
-        Ok(Linear { few, many, many_from: Linear::many_from(&gpu.tier) })
+        let [few, many] = forms;
+        Ok(Linear { few, many, many_from: Linear::many_from(&self.upload.gpu().tier) })
+    }
+
+    /// The buffer between a product and its silu, made when it is first needed.
+    async fn gate_up(&mut self) -> Result<wgpu::Buffer> {
+        if let Some(buffer) = &self.gate_up {
+            return Ok(buffer.clone());
+        }
+        let n = self.options.chunk * 2 * self.config.intermediate_size;
+        let buffer = self.upload.gpu().storage("gate and up", 4 * n as u64).await?;
+        self.gate_up = Some(buffer.clone());
+        Ok(buffer)
     }
 
     /// What is done to q, k and v heads before they are rotated.

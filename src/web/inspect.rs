@@ -48,13 +48,14 @@ async fn report(
         None => None,
         Some(text) => Some(DeltaConfig::from_json(text.as_bytes(), "delta_mem_config.json")?),
     };
+    let tier = Gpu::probe(&GpuOptions { adapter: None, base_tier: options.base_tier }).await?;
     let layout = Layout {
         weights: storage("weights", options.weights, defaults.weights)?,
         kv: storage("kv", options.kv, defaults.kv)?,
         context_window: context_window(config, options.context)?,
         chunk: defaults.chunk,
+        software: tier.software,
     };
-    let tier = Gpu::probe(&GpuOptions { adapter: None, base_tier: options.base_tier }).await?;
     let print = match source {
         None => Footprint::new(config, delta.as_ref(), &layout)?,
         Some(source) => Footprint::of_source(config, delta.as_ref(), &layout, source)?,

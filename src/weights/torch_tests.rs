@@ -281,7 +281,13 @@ fn an_adapter_of_the_published_structure_goes_through_the_loader() {
     let again = Adapter::new(config.clone(), Box::new(made()), &model).unwrap();
     assert_eq!(adapter.hash, again.hash);
     assert_eq!(config.n_trainable(&model).unwrap(), 4_866_336);
-    let layout = Layout { weights: Storage::Q4, kv: Storage::F16, context_window: 4096, chunk: 64 };
+    let layout = Layout {
+        weights: Storage::Q4,
+        kv: Storage::F16,
+        context_window: 4096,
+        chunk: 64,
+        software: false,
+    };
     let print = Footprint::new(&model, Some(&config), &layout).unwrap();
     // 36 states of 8 × 8, and on the device what is trained but for the biases
     assert_eq!(print.state, 36 * 8 * 8 * 4);

@@ -433,10 +433,13 @@ fn bench_makes_a_model_up_once() {
 /// A Python that is a script of the shell.
 #[cfg(unix)]
 fn fake_python(home: &Home, script: &str) -> String {
-    use std::os::unix::fs::PermissionsExt;
     let path = home.path("python");
-    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("a file");
-    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("its mode");
+    // Another process writes it: were it open for writing here, a process that another test starts at that
+    // moment would have it open too, and Linux runs no such file (ETXTBSY).
+    let write = r#"printf '#!/bin/sh\n%s\n' "$1" > "$0" && chmod 755 "$0""#;
+    let status =
+        std::process::Command::new("sh").arg("-c").arg(write).arg(&path).arg(script).status();
+    assert!(status.expect("a shell").success());
     path.to_str().expect("a plain name").into()
 }
 

@@ -184,7 +184,8 @@ class Locks {
   }
 
   async query() {
-    return { held: this.#held.map(({ name, mode }) => ({ name, mode })), pending: [] };
+    const infos = (entries) => entries.map(({ name, mode }) => ({ name, mode }));
+    return { held: infos(this.#held), pending: infos(this.#line) };
   }
 
   #isFree({ name, mode }) {

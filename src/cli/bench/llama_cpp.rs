@@ -210,11 +210,13 @@ mod tests {
 
     /// A peer that is a script of the shell; `patience` in milliseconds.
     fn peer(script: &str, patience: u64) -> Result<LlamaCpp> {
-        use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("python");
-        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("a file");
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("its mode");
+        // Another process writes it: were it open for writing here, a process that another test starts at that
+        // moment would have it open too, and Linux runs no such file (ETXTBSY).
+        let write = r#"printf '#!/bin/sh\n%s\n' "$1" > "$0" && chmod 755 "$0""#;
+        let status = Command::new("sh").arg("-c").arg(write).arg(&path).arg(script).status();
+        assert!(status.expect("a shell").success());
         LlamaCpp::start(&path, Path::new("m.gguf"), 64, None, Duration::from_millis(patience))
     }
 

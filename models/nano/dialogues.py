@@ -22,7 +22,7 @@ import small_talk
 from facts import KINDS, LISTED
 
 TRAIN, TEST = False, True
-# The training side with the wordings and corrections that were added for the last parts of the training.
+# The training side with the wordings that were written after what is held out was drawn: what is trained on.
 MORE = "more"
 
 
@@ -34,7 +34,7 @@ def wordings_of(what):
 STATEMENTS, QUESTIONS = wordings_of("statements"), wordings_of("questions")
 assert all(STATEMENTS.values()) and all(QUESTIONS.values()), "every kind needs wordings on both sides"
 COMPOSITES = {side: [(kinds, facts.split(wordings, side)) for kinds, wordings in facts.COMPOSITES] for side in (TRAIN, TEST)}
-COMPOSITES[MORE] = COMPOSITES[TRAIN]
+COMPOSITES[MORE] = COMPOSITES[TRAIN] + facts.read_together()
 COMPOSITE_RATE = 0.4
 NOISE = 0.2
 NEVER_TOLD = {side: facts.split(facts.NEVER_TOLD, side) for side in (TRAIN, TEST)}
@@ -118,6 +118,9 @@ CORRECTIONS = ("actually, {c}", "actually {c}", "sorry, {c}", "no wait, {c}", "n
                "since today {c}", "since Monday {c}", "the right answer is: {c}", "the truth is that {c}", "{c}, sorry", "{c}, I mean", "{c}, I was wrong before")
 CORRECTIONS_HELD = ("on second thought, {c}", "I said {old}, but {c}", "scratch that, {c}", "no longer {old}, as {c}", "I was joking about {old}, {c}",
                     "oh no, that was a mistake: {c}", "in truth, {c}", "{c}, please forget {old}")
+# Those and more for MORE, less what has the words of a held-out one.
+CORRECTION_WORDS = {pattern: sorted(re.findall(r"[a-z{}']+", pattern)) for pattern in (*CORRECTIONS_HELD, *facts.read_corrections())}
+CORRECTIONS_MORE = CORRECTIONS + tuple(p for p in CORRECTION_WORDS if CORRECTION_WORDS[p] not in [CORRECTION_WORDS[held] for held in CORRECTIONS_HELD])
 # Corrections in parts, for MORE: what opens one, what becomes of the old value, how the new one follows, what closes it.
 CORRECTION_LEADS = ("sorry, ", "no, ", "wait, ", "oops, ", "hmm, ", "ah, ", "well, ", "correction: ", "update: ", "a change: ", "please note a change: ",
                     "one correction: ", "a small change: ", "a quick update: ", "change of plan: ", "I need to correct something: ", "I have to take that back, ",
@@ -307,7 +310,7 @@ class Talk:
             names = self.rng.sample(kinds, n)
             # Facts that people tell in one breath stand together more often than by chance.
             if n > 1 and self.rng.random() < 0.3:
-                together = [k for k in self.rng.choice(facts.COMPOSITES)[0] if k in kinds][:n]
+                together = [k for k in self.rng.choice(COMPOSITES[self.wordings])[0] if k in kinds][:n]
                 names = together + [k for k in names if k not in together][: n - len(together)]
             picked = {k: self.value(k) for k in names}
             if n < 2 or is_test_person(picked) == self.side:
@@ -321,7 +324,12 @@ class Talk:
         if opens_with_value:
             key = next(iter(left))
             first = (rng.choice(VALUE_FIRST[key, self.wordings]).replace("{v}", left.pop(key)), [key])
-        for kinds, wordings in COMPOSITES[self.wordings]:
+        groups = COMPOSITES[self.wordings]
+        if self.wordings == MORE:
+            # So many that few facts would be left to stand alone.
+            groups = [group for group in groups if all(k in left for k in group[0])]
+            groups = rng.sample(groups, min(2, len(groups)))
+        for kinds, wordings in groups:
             if all(k in left for k in kinds) and rng.random() < COMPOSITE_RATE:
                 wording = rng.choice(rng.choice(wordings))
                 order = sorted(kinds, key=lambda k: re.search(rf"{{{k}[.}}]", wording).start())
@@ -348,8 +356,8 @@ class Talk:
         new = old
         while new == old:
             new = self.value(key)
-        pattern = rng.choice(CORRECTIONS_HELD if self.side == TEST else CORRECTIONS)
-        if self.wordings == MORE and rng.random() < 0.7:
+        pattern = rng.choice({TRAIN: CORRECTIONS, TEST: CORRECTIONS_HELD, MORE: CORRECTIONS_MORE}[self.wordings])
+        if self.wordings == MORE and rng.random() < 0.5:
             pattern = correction_in_parts(rng)
         text = pattern.format(c=clause(rng, key, new, self.wordings, self.noise), old=old)
         new = self.person.told[key] = self.person.style.shown(new)

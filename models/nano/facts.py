@@ -1467,3 +1467,22 @@ NEVER_TOLD = lines("""
 """)
 NOT_TOLD = "You have not told me {thing}."
 NOT_TOLD_THAT = "You have not told me that."
+
+
+def read_together():
+    """Further clauses that tell several facts, for training alone: [(kinds, choices lists)] as COMPOSITES; held-out texts left out."""
+    bag = lambda text: tuple(sorted(re.findall(r"[a-z{}._']+", text.lower())))
+    held = {bag(text) for _, wordings in COMPOSITES for options in split(wordings, True) for text in options}
+    groups = {}
+    for line in lines((pathlib.Path(__file__).parent / "wordings" / "trained" / "frames" / "together.txt").read_text()):
+        if line and not line.startswith("//"):
+            kinds = tuple(sorted(set(re.findall(r"{(\w+)[.}]", line)), key=list(KINDS).index))
+            if texts := tuple(text for text in expand(line) if bag(text) not in held):
+                groups.setdefault(kinds, []).append(texts)
+    return list(groups.items())
+
+
+def read_corrections():
+    """Further patterns of corrections with {c} and perhaps {old}, for training alone."""
+    text = (pathlib.Path(__file__).parent / "wordings" / "trained" / "frames" / "corrections.txt").read_text()
+    return [line for line in lines(text) if line and not line.startswith("//")]

@@ -54,7 +54,7 @@ class LayerMemory(nn.Module):
             keep = 1 - beta
         else:
             keep = 1 - (1 - torch.sigmoid(split(source @ self.lambda_proj.T + self.lambda_bias))) * written
-        rows = lambda x: x.transpose(1, 2).reshape(b * heads, t, r)
+        rows = lambda x: x.transpose(1, 2).reshape(b * heads, t, r).float()
         read, state = delta_scan.delta_scan(*map(rows, (mq, mk, mv, beta, keep)), state.reshape(b * heads, r, r))
         read = read.view(b, heads, t, r).transpose(1, 2).reshape(b, t, heads * r) * (self.d["alpha"] / r)
         return {x: read @ getattr(self, f"delta_{x}_proj").T for x in self.d["delta_heads"]}, state.view(b, heads, r, r)

@@ -38,6 +38,16 @@ def rotate(x, cos, sin):
     return x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin
 
 
+def causal_attention(q, k, v):
+    """q [B, Hq, T, d], k and v [B, Hkv, T, d] -> [B, Hq, T, d]. Written out: on CPUs short rows are several times as fast so as fused."""
+    (b, nq, t, d), nkv = q.shape, k.shape[1]
+    q, k, v = q.reshape(b * nkv, nq // nkv * t, d), k.reshape(b * nkv, t, d), v.reshape(b * nkv, t, d)
+    scores = (q * d**-0.5 @ k.mT).float().view(b * nkv, nq // nkv, t, t)
+    later = torch.arange(t)[:, None] < torch.arange(t)
+    shares = scores.masked_fill(later, -torch.inf).softmax(-1)
+    return (shares.view(b * nkv, -1, t).to(v.dtype) @ v).view(b, nq, t, d)
+
+
 class Layer(nn.Module):
     def __init__(self, c, index):
         super().__init__()
@@ -66,7 +76,7 @@ class Layer(nn.Module):
         q, k, v = (z.view(b, t, -1, self.d).transpose(1, 2) for z in (q, k, v))
         if self.uses_rope:
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        o = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        o = causal_attention(q, k, v)
         o = a["o_proj"](o.transpose(1, 2).reshape(b, t, -1))
         if "o" in more: o = o + more["o"]
         x = x + o

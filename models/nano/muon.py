@@ -1,6 +1,6 @@
-"""Muon: momentum whose matrices are made orthogonal (Jordan et al. 2024), in f32 and for equal shapes at once.
+"""Muon: momentum whose matrices are made orthogonal (Jordan et al. 2024), for equal shapes at once.
 
-PyTorch's own works in bf16, which is slow on CPUs without matrix units.
+PyTorch's own always works in bf16, which is slow on CPUs without instructions for it.
 """
 
 import torch
@@ -20,7 +20,9 @@ def orthogonal(g):
 
 
 class Muon(torch.optim.Optimizer):
-    def __init__(self, matrices, lr, weight_decay=0.01, momentum=0.95):
+    def __init__(self, matrices, lr, weight_decay=0.01, momentum=0.95, dtype=torch.float32):
+        """dtype: of the products that make the matrices orthogonal."""
+        self.dtype = dtype
         super().__init__(list(matrices), {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
@@ -36,5 +38,5 @@ class Muon(torch.optim.Optimizer):
                     m.lerp_(p.grad, 1 - group["momentum"])
                     updates.append(p.grad.lerp(m, group["momentum"]))
                 scale = group["lr"] * max(1, rows / columns) ** 0.5
-                for p, update in zip(same, orthogonal(torch.stack(updates))):
+                for p, update in zip(same, orthogonal(torch.stack(updates).to(self.dtype)).float()):
                     p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=scale)

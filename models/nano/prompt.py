@@ -69,7 +69,7 @@ def make_tokenizer(seed=20261120, count=20000):
         for _ in range(count):
             if rng.random() < 0.1:
                 yield header(draw_date(rng))
-            for message in dialogues.messages(dialogues.conversation(rng, made_up_rate=0.05)):
+            for message in dialogues.messages(dialogues.conversation(rng, made_up_rate=0.05, wordings=dialogues.MORE)):
                 yield message["content"]
 
     split = pre_tokenizers.Sequence([

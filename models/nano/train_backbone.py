@@ -39,38 +39,28 @@ def batch_of(rows):
 LEVELS = ((1, 3, 0.0, 0.5, 2048), (2, 4, 0.1, 0.1, 2048), (4, 7, 0.4, 0.06, 3072), (8, 99, 0.85, 0.04, 4096))
 # Share of the batches that stays with an earlier level: short dialogues are the cheapest way to meet every wording.
 EARLIER_RATE = 0.5
-LEVEL_UP_LOSS = 0.25
-# From this share of the training on, that share of the draws are single messages of one to four facts with their
-# acknowledgement: the hardest thing to learn, and all recall depends on it.
-DRILLS_FROM, DRILL_RATE, DRILLED_FACTS = 0.4, 0.4, (1, 1, 2, 2, 3, 3, 4)
-# Near the end, this share of the drills begin with a value: few wordings do, and each value has to be met so.
-VALUE_FIRST_FROM, VALUE_FIRST_RATE = 0.9, 0.6
-# With --more, the drills hold corrections and questions too, and are that share.
-MORE_DRILL_RATE = 0.55
+# A level ends when the mean loss falls below this, or at this share of the training.
+LEVEL_UP_LOSS, LEVELS_END = 0.25, (0.12, 0.22, 0.35)
+# From this share of the training on, that share of the draws are drills, messages of one to four facts with their
+# acknowledgement, corrections and questions: the hardest thing to learn, and all recall depends on it.
+DRILLS_FROM, DRILL_RATE = 0.2, 0.5
+# This share of the drills begin with a value: few wordings do, and each value has to be met so.
+VALUE_FIRST_RATE = 0.3
 
 
-def drill(chat, rng, progress, wordings):
-    if wordings == dialogues.MORE:
-        return chat.dialogue(dialogues.drill(rng, VALUE_FIRST_RATE / 2), prompt.draw_date(rng) if rng.random() < 0.3 else None)
-    talk = dialogues.Talk(rng, made_up_rate=0.1, noise=dialogues.NOISE)
-    new = talk.draw_facts(rng.choice(DRILLED_FACTS))
-    turns = [talk.tell(new, opens_with_value=progress >= VALUE_FIRST_FROM and rng.random() < VALUE_FIRST_RATE)]
-    return chat.dialogue(turns, prompt.draw_date(rng) if rng.random() < 0.3 else None)
-
-
-def batches(chat, rng, level, progress, wordings):
+def batches(chat, rng, level, progress):
     """Endless batches of dialogues of level(), at times of an earlier one, and of drills."""
     while True:
         now = level()
-        is_drill = progress() >= DRILLS_FROM and rng.random() < (DRILL_RATE if wordings == dialogues.TRAIN else MORE_DRILL_RATE)
+        is_drill = progress() >= DRILLS_FROM and rng.random() < DRILL_RATE
         if now > 1 and rng.random() < EARLIER_RATE:
             now = rng.randint(1, now - 1)
         max_facts, max_turns, header_rate, repeat_rate, tokens = LEVELS[now]
         tokens = LEVELS[level()][-1]
         # As drills are short, more of them.
-        rows = [drill(chat, rng, progress(), wordings) for _ in range(512)] if is_drill else []
+        rows = [chat.dialogue(dialogues.drill(rng, VALUE_FIRST_RATE), prompt.draw_date(rng) if rng.random() < 0.3 else None) for _ in range(512 if is_drill else 0)]
         for _ in range(0 if is_drill else 128):
-            turns = dialogues.conversation(rng, max_facts=max_facts, made_up_rate=0.1 if now < 2 else 0.2, repeat_rate=repeat_rate, wordings=wordings)[:max_turns]
+            turns = dialogues.conversation(rng, max_facts=max_facts, made_up_rate=0.1 if now < 2 else 0.2, repeat_rate=repeat_rate, wordings=dialogues.MORE)[:max_turns]
             rows.append(chat.dialogue(turns, prompt.draw_date(rng) if rng.random() < header_rate else None))
         rows.sort(key=lambda r: len(r[0]))
         groups, group = [], []
@@ -167,7 +157,7 @@ def main():
     parser.add_argument("--compile", action="store_true", help="fuse the small operations (needs a C++ compiler); a sixth faster")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", type=pathlib.Path, help="a backbone.pt, or a folder as export.py writes it, whose weights and tokenizer to go on from, with all kinds of data at once")
-    parser.add_argument("--more", action="store_true", help="draw from the wordings of wordings/trained/ and the corrections in parts too")
+    parser.add_argument("--bf16", action="store_true", help="matrix products in bf16: half as long again faster, on CPUs that have such instructions")
     parser.add_argument("--seed", type=int, default=1)
     o = parser.parse_args()
     torch.set_num_threads(o.threads)
@@ -192,7 +182,7 @@ def main():
     matrices = [p for p in nano.layers.parameters() if p.dim() == 2]
     others = [p for p in nano.parameters() if not any(p is m for m in matrices)]
     if o.optimizer == "muon":
-        optimizers = [muon.Muon(matrices, lr=o.lr, weight_decay=0.01, momentum=0.95),
+        optimizers = [muon.Muon(matrices, lr=o.lr, weight_decay=0.01, momentum=0.95, dtype=torch.bfloat16 if o.bf16 else torch.float32),
                       torch.optim.AdamW(others, lr=o.adam_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)]
     else:
         optimizers = [torch.optim.AdamW(nano.parameters(), lr=o.adam_lr, betas=(0.9, 0.98), weight_decay=0.01)]
@@ -218,15 +208,16 @@ def main():
     while True:
         # The data depends on the step alone, so that an interrupted run sees the same.
         if step % o.eval_every == 0 or data is None:
-            data = batches(chat, random.Random(f"{o.seed} {step // o.eval_every}"), lambda: level, (lambda: 1.0) if resumed else progress, dialogues.MORE if o.more else dialogues.TRAIN)
+            data = batches(chat, random.Random(f"{o.seed} {step // o.eval_every}"), lambda: level, (lambda: 1.0) if resumed else progress)
         rows = next(data)
         p = progress()
         factor = min(1.0, (step + 1) / 50) * min(1.0, (1 - p) / (1 - o.constant) + 0.01)
         for opt, peak in zip(optimizers, peaks):
             opt.param_groups[0]["lr"] = peak * factor
         ids, scored = batch_of(rows)
-        hidden = forward(ids)
-        loss = F.cross_entropy(nano.logits(hidden[:, :-1][scored[:, :-1]]), ids[:, 1:][scored[:, :-1]])
+        with torch.autocast("cpu", torch.bfloat16, enabled=o.bf16):
+            logits = nano.logits(forward(ids)[:, :-1][scored[:, :-1]])
+        loss = F.cross_entropy(logits.float(), ids[:, 1:][scored[:, :-1]])
         for opt in optimizers:
             opt.zero_grad()
         loss.backward()
@@ -236,7 +227,7 @@ def main():
         n_tokens += ids.numel()
         running = loss.item() if step == 0 else 0.98 * running + 0.02 * loss.item()
         step += 1
-        if level + 1 < len(LEVELS) and step - level_since > 100 and (running < LEVEL_UP_LOSS):
+        if level + 1 < len(LEVELS) and step - level_since > 100 and (running < LEVEL_UP_LOSS or p > LEVELS_END[level]):
             level, level_since = level + 1, step
             print(f"{step} level {level}", flush=True)
         done = p >= 1.0

@@ -3,7 +3,8 @@
 
 An episode: a first session is read and written (system header, messages, nano's own replies); its
 context is dropped; questions are asked in fresh contexts. Loss on the replies, back-propagated
-through every write. Writes OUT/adapter.pt and OUT/adapter.csv.
+through every write. Writes OUT/adapter.pt, OUT/adapter.csv (one line an evaluation) and
+OUT/checkpoint.pt, from which the same command goes on after an interruption.
 """
 
 import argparse
@@ -231,11 +232,22 @@ def main():
     peaks = [opt.param_groups[0]["lr"] for opt in optimizers]
     run = torch.compile(mem.run, dynamic=True) if o.compile else mem.run
     sets = evaluation_sets(o.eval_cases)
-    log = csv.writer((o.out / "adapter.csv").open("w", buffering=1))
-    log.writerow(["step", "seconds", "loss_asked", "loss_told", *sets])
+    checkpoint_path = o.out / "checkpoint.pt"
+    checkpoint = torch.load(checkpoint_path, weights_only=False) if checkpoint_path.exists() else None
+    log = csv.writer((o.out / "adapter.csv").open("a" if checkpoint else "w", buffering=1))
     rng = random.Random(o.seed)
     began, asked_mean, told_mean = time.time(), 0.0, 0.0
     step = 0
+    if checkpoint:
+        mem.load_state_dict(checkpoint["weights"])
+        for opt, state in zip(optimizers, checkpoint["optimizers"]):
+            opt.load_state_dict(state)
+        step, asked_mean, told_mean = (checkpoint[k] for k in ("step", "asked_mean", "told_mean"))
+        rng.setstate(checkpoint["rng"])
+        began -= checkpoint["seconds"]
+        print(f"goes on at step {step}", flush=True)
+    else:
+        log.writerow(["step", "seconds", "loss_asked", "loss_told", *sets])
     while True:
         p = min(1.0, (time.time() - began) / o.until if o.until else step / o.steps)
         for opt, peak in zip(optimizers, peaks):
@@ -272,6 +284,8 @@ def main():
             print(f"{step} loss asked {asked_mean:.3f} told {told_mean:.3f} {seconds:.0f} s {1000 * seconds / step:.0f} ms/step", flush=True)
         if step % o.eval_every == 0 or p >= 1.0:
             torch.save({"config": d, "weights": mem.state_dict()}, o.out / "adapter.pt")
+            torch.save({"weights": mem.state_dict(), "optimizers": [opt.state_dict() for opt in optimizers], "step": step, "rng": rng.getstate(),
+                        "asked_mean": asked_mean, "told_mean": told_mean, "seconds": time.time() - began}, checkpoint_path)
             shipped = model.round_to_bf16(copy.deepcopy(mem))
             results = {name: recall(nano, shipped, episodes, s, o.granularity) for name, s in sets.items()}
             log.writerow([step, round(time.time() - began), f"{asked_mean:.4f}", f"{told_mean:.4f}", *(f"{r:.3f}" for r, _ in results.values())])

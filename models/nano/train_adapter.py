@@ -200,7 +200,7 @@ def main():
     parser.add_argument("--eval-every", type=int, default=100)
     parser.add_argument("--eval-cases", type=int, default=100)
     parser.add_argument("--resume", type=pathlib.Path, help="an adapter.pt, or a folder as export.py writes it, to go on from")
-    parser.add_argument("--bf16", action="store_true", help="matrix products in bf16: half as long again faster, on CPUs that have such instructions; states stay f32")
+    parser.add_argument("--bf16", action="store_true", help="matrix products in bf16, on CPUs that have such instructions; states stay f32")
     parser.add_argument("--plan-from", type=float, default=0.0, help="share of the training from which plans are drawn at the start")
     parser.add_argument("--compile", action="store_true", help="fuse the small operations (needs a C++ compiler)")
     parser.add_argument("--threads", type=int, default=1)

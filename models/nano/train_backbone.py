@@ -157,7 +157,7 @@ def main():
     parser.add_argument("--compile", action="store_true", help="fuse the small operations (needs a C++ compiler); a sixth faster")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", type=pathlib.Path, help="a backbone.pt, or a folder as export.py writes it, whose weights and tokenizer to go on from, with all kinds of data at once")
-    parser.add_argument("--bf16", action="store_true", help="matrix products in bf16: half as long again faster, on CPUs that have such instructions")
+    parser.add_argument("--bf16", action="store_true", help="matrix products in bf16, on CPUs that have such instructions")
     parser.add_argument("--seed", type=int, default=1)
     o = parser.parse_args()
     torch.set_num_threads(o.threads)

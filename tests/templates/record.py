@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import pathlib
-import struct
 import subprocess
 import tempfile
 import urllib.request
@@ -26,6 +25,8 @@ import urllib.request
 import jinja2
 import tokenizers
 import transformers
+
+from record_tokens import token_digest
 from transformers.utils import chat_template_utils
 
 FOLDER = pathlib.Path(__file__).resolve().parent
@@ -225,11 +226,6 @@ def without_passages(text, passages):
 
 def digest(data):
     return hashlib.sha256(data).hexdigest()
-
-
-def token_digest(tokenizer, text):
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
-    return len(ids), digest(b"".join(struct.pack("<I", i) for i in ids))
 
 
 def main():

@@ -15,6 +15,12 @@ import tokenizers
 FOLDER = pathlib.Path(__file__).resolve().parent
 
 
+def token_digest(tokenizer, text):
+    """How many tokens, and the SHA-256 of their ids as little-endian u32."""
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    return len(ids), hashlib.sha256(b"".join(struct.pack("<I", i) for i in ids)).hexdigest()
+
+
 def main():
     tokenizer = tokenizers.Tokenizer.from_file(str(FOLDER.parents[1] / "models/nano/tokenizer.json"))
     path = FOLDER / "recordings.json"
@@ -25,9 +31,7 @@ def main():
         case = json.loads(line.removesuffix(","))
         for expected in filter(None, case["expected"].values()):
             if "text" in expected:
-                ids = tokenizer.encode(expected["text"], add_special_tokens=False).ids
-                expected["tokens"] = len(ids)
-                expected["tokens_sha256"] = hashlib.sha256(b"".join(struct.pack("<I", i) for i in ids)).hexdigest()
+                expected["tokens"], expected["tokens_sha256"] = token_digest(tokenizer, expected["text"])
         lines[at] = "  " + json.dumps(case, ensure_ascii=False) + ("," if line.endswith(",") else "")
     path.write_text("\n".join(lines))
 

@@ -25,9 +25,9 @@ import urllib.request
 import jinja2
 import tokenizers
 import transformers
+from transformers.utils import chat_template_utils
 
 from record_tokens import token_digest
-from transformers.utils import chat_template_utils
 
 FOLDER = pathlib.Path(__file__).resolve().parent
 REPOSITORY = FOLDER.parent.parent

@@ -1,18 +1,19 @@
 // o = softmax(q · Kᵀ / sqrt(d)) · V, causal, grouped query heads         (SPEC.md section 1)
-// q: [T, n_q, d] f32;  caches: [positions, n_kv, d/2] pairs;  o: [T, o_stride] f32
+// q: [T, q_stride] f32, of which n_q heads;  caches: [positions, n_kv, d/2] pairs;  o: [T, o_stride] f32
 // Plan: one workgroup a query head of a token (group.x = head, group.y = token) walks through the
 // keys in tiles of one key an invocation, with a running maximum and sum (online softmax); then
 // every invocation gathers its own output elements. Accumulates in f32.
 struct Params {
     n_heads: u32,
     n_kv_heads: u32,
+    q_stride: u32, // floats from token to token
     o_stride: u32, // floats from token to token
     scale: f32,    // d^-0.5
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 #import step
-@group(0) @binding(2) var<storage, read> q: array<vec2<f32>>; // [T, n_q, d/2]
+@group(0) @binding(2) var<storage, read> q: array<vec2<f32>>;
 #import kv
 @group(0) @binding(10) var<storage, read_write> o: array<f32>;
 
@@ -33,7 +34,7 @@ fn main(
     let token = group.y;
     let kv_head = head / (params.n_heads / params.n_kv_heads);
     for (var i = lane; i < HALF; i += WORKGROUP_SIZE) {
-        query[i] = q[(token * params.n_heads + head) * HALF + i] * params.scale;
+        query[i] = q[token * (params.q_stride / 2u) + head * HALF + i] * params.scale;
     }
     workgroupBarrier();
 

@@ -1,5 +1,5 @@
 // Parts of o = softmax(q · Kᵀ / sqrt(d)) · V, where a CPU plays the GPU   (SPEC.md section 1)
-// q: [T, n_q, d] f32;  caches: [positions, n_kv] heads (lib/kv_*)
+// q: [T, q_stride] f32, of which n_q heads;  caches: [positions, n_kv] heads (lib/kv_*)
 // parts: [T, n_q, n_splits, 2 + d] f32: largest score, Σ exp(score − largest), Σ exp(…) · v
 // Plan: one invocation a query head of a token and one of n_splits ranges of the keys, by itself, so
 // that there is no barrier; it walks through the keys four at a time, with a running maximum and sum
@@ -9,13 +9,14 @@
 struct Params {
     n_heads: u32,
     n_kv_heads: u32,
+    q_stride: u32, // floats from token to token
     n_splits: u32,
     scale: f32, // d^-0.5
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 #import step
-@group(0) @binding(2) var<storage, read> q: array<vec2<f32>>; // [T, n_q, d/2]
+@group(0) @binding(2) var<storage, read> q: array<vec2<f32>>;
 #import kv
 @group(0) @binding(10) var<storage, read_write> parts: array<f32>;
 
@@ -48,7 +49,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         return; // a step after the end of a reply
     }
     let kv_head = head / (params.n_heads / params.n_kv_heads);
-    let query = (token * params.n_heads + head) * HALF;
+    let query = token * (params.q_stride / 2u) + head * HALF;
     let n_keys = step.n_past + token + 1u;
     // whole fours, so that all ranges but the last are free of padding
     let length = ((n_keys + 3u) / 4u + params.n_splits - 1u) / params.n_splits * 4u;

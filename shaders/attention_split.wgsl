@@ -1,5 +1,5 @@
 // Parts of o = softmax(q · Kᵀ / sqrt(d)) · V for a few tokens             (SPEC.md section 1)
-// q: [T, n_q, d] f32;  caches: [positions, n_kv] heads (lib/kv_*)
+// q: [T, q_stride] f32, of which n_q heads;  caches: [positions, n_kv] heads (lib/kv_*)
 // parts: [T, n_q, n_splits, 2 + d] f32: largest score, Σ exp(score − largest), Σ exp(…) · v
 // Plan: the keys are cut into n_splits ranges, so that a long context keeps a GPU busy; how long they
 // are follows from the step, not from the dispatch. One workgroup takes a range for all query heads
@@ -9,6 +9,7 @@
 struct Params {
     n_heads: u32,
     n_kv_heads: u32,
+    q_stride: u32, // floats from token to token
     heads_per_kv: u32, // query heads that share a KV head
     n_splits: u32,
     scale: f32,        // d^-0.5
@@ -16,7 +17,7 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 #import step
-@group(0) @binding(2) var<storage, read> q: array<vec2<f32>>; // [T, n_q, d/2]
+@group(0) @binding(2) var<storage, read> q: array<vec2<f32>>;
 #import kv
 @group(0) @binding(10) var<storage, read_write> parts: array<f32>;
 
@@ -41,8 +42,9 @@ fn main(
         return; // a step after the end of a reply
     }
     let first_head = token * params.n_heads + kv_head * GROUP;
+    let first_pair = token * (params.q_stride / 2u) + kv_head * GROUP * HALF;
     for (var i = lane; i < GROUP * HALF; i += WORKGROUP_SIZE) {
-        query[i] = q[first_head * HALF + i] * params.scale;
+        query[i] = q[first_pair + i] * params.scale;
     }
     workgroupBarrier();
 

@@ -1,7 +1,7 @@
-// Rotates q and k and puts k, v into the cache                           (SPEC.md section 1)
+// Rotates q where it is, and k on its way into the cache with v          (SPEC.md section 1)
 //   y[i] = x[i]·cos − x[i + d/2]·sin,  y[i + d/2] = x[i + d/2]·cos + x[i]·sin;  NoPE: y = x
 // qkv: [T, stride] f32, q | k | v, which lib/head_adjusted corrects and norms first
-// table: [positions, d/2] (cos, sin);  q_out: [T, n_q, d] f32;  caches: [positions, n_kv, d/2] pairs
+// table: [positions, d/2] (cos, sin);  caches: [positions, n_kv, d/2] pairs
 // Plan: one workgroup a head of a token; group.x = head among q, k, v heads, group.y = token. An
 // invocation has pairs of neighbouring elements (they share a word of an f16 cache).
 struct Params {
@@ -15,14 +15,23 @@ struct Params {
     corrects_k: u32,
     corrects_v: u32,
     n_reads: u32,    // R of the corrections
+    // where ρ is made on the spot (lib/memory_row):
+    num_state_heads: u32,
+    raw_stride: u32,
+    normalize_qk: u32,
+    gates_per_head: u32,
+    lambda_mode: u32,
+    erase_lambda: u32,
+    writes: u32,     // 1: tokens of the chunk are written
+    layer: u32,      // index among the wrapped layers
+    first_bias: u32, // floats of `adjustments` before the gates' biases
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 #import step
-@group(0) @binding(2) var<storage, read> qkv: array<f32>;
+@group(0) @binding(2) var<storage, read_write> qkv: array<f32>;
 @group(0) @binding(4) var<storage, read> rope_table: array<vec2<f32>>;
 #import kv
-@group(0) @binding(10) var<storage, read_write> q_out: array<f32>;
 
 #import head
 #import rotated
@@ -38,14 +47,14 @@ fn main(
         return; // a step after the end of a reply
     }
     load_head(token, head, lane);
+    if (head < params.n_heads) {
+        rotate_in_place(token, head, lane);
+        return; // the whole workgroup has this head
+    }
     let position = step.n_past + token;
     for (var pair = lane; pair < HALF; pair += WORKGROUP_SIZE) {
         let i = 2u * pair;
-        if (head < params.n_heads) {
-            let out = (token * params.n_heads + head) * HEAD_DIM + i;
-            q_out[out] = rotated(token, head, i);
-            q_out[out + 1u] = rotated(token, head, i + 1u);
-        } else if (head < params.n_heads + params.n_kv_heads) {
+        if (head < params.n_heads + params.n_kv_heads) {
             let slot = (position * params.n_kv_heads + head - params.n_heads) * HALF + pair;
             key_cache[slot] = pack_pair(vec2(rotated(token, head, i), rotated(token, head, i + 1u)));
         } else {

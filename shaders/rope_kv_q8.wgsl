@@ -1,9 +1,9 @@
-// Rotates q and k and puts k, v into a cache of 8 bits                   (SPEC.md section 1)
+// Rotates q where it is, and k on its way into a cache of 8 bits with v  (SPEC.md section 1)
 //   y[i] = x[i]·cos − x[i + d/2]·sin,  y[i + d/2] = x[i + d/2]·cos + x[i]·sin;  NoPE: y = x
 //   cached: scale = max|y| / 127 over a head, quant = round(y / scale)
 // qkv: [T, stride] f32, q | k | v, which lib/head_adjusted corrects and norms first
 // table: [positions, d/2] (cos, sin)
-// q_out: [T, n_q, d] f32;  caches: [positions, n_kv, 1 + d/4] u32 (lib/kv_q8)
+// caches: [positions, n_kv, 1 + d/4] u32 (lib/kv_q8)
 // Plan: one workgroup a head of a token, whose invocations look for the largest together;
 // group.x = head among q, k, v heads, group.y = token.
 struct Params {
@@ -17,14 +17,23 @@ struct Params {
     corrects_k: u32,
     corrects_v: u32,
     n_reads: u32,    // R of the corrections
+    // where ρ is made on the spot (lib/memory_row):
+    num_state_heads: u32,
+    raw_stride: u32,
+    normalize_qk: u32,
+    gates_per_head: u32,
+    lambda_mode: u32,
+    erase_lambda: u32,
+    writes: u32,     // 1: tokens of the chunk are written
+    layer: u32,      // index among the wrapped layers
+    first_bias: u32, // floats of `adjustments` before the gates' biases
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 #import step
-@group(0) @binding(2) var<storage, read> qkv: array<f32>;
+@group(0) @binding(2) var<storage, read_write> qkv: array<f32>;
 @group(0) @binding(4) var<storage, read> rope_table: array<vec2<f32>>;
 #import kv
-@group(0) @binding(10) var<storage, read_write> q_out: array<f32>;
 
 const QUADS: u32 = (HEAD_DIM / 4u + WORKGROUP_SIZE - 1u) / WORKGROUP_SIZE; // an invocation owns
 
@@ -49,6 +58,10 @@ fn main(
         return; // a step after the end of a reply
     }
     load_head(token, head, lane);
+    if (head < params.n_heads) {
+        rotate_in_place(token, head, lane);
+        return; // the whole workgroup has this head
+    }
     let position = step.n_past + token;
     let is_value = head >= params.n_heads + params.n_kv_heads;
     var own: array<vec4<f32>, QUADS>;
@@ -77,19 +90,6 @@ fn main(
         own[n] = y;
         let of_pairs = max(abs(y.xy), abs(y.zw));
         largest = max(largest, max(of_pairs.x, of_pairs.y));
-    }
-    if (head < params.n_heads) {
-        for (var n = 0u; n < QUADS; n++) {
-            let i = 4u * (lane + n * WORKGROUP_SIZE);
-            if (i < HEAD_DIM) {
-                let out = (token * params.n_heads + head) * HEAD_DIM + i;
-                q_out[out] = own[n].x;
-                q_out[out + 1u] = own[n].y;
-                q_out[out + 2u] = own[n].z;
-                q_out[out + 3u] = own[n].w;
-            }
-        }
-        return; // the whole workgroup has this head
     }
     let scale = reduce_max(lane, largest) / 127.0;
     let inverse = select(0.0, 1.0 / scale, scale > 0.0);

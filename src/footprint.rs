@@ -144,7 +144,7 @@ fn activation_bytes(
     let memory = delta.map_or(0, |delta| 10 * delta.n_rows() + 2 * delta.n_gates());
     let token = 3 * config.hidden_size
         + copies_of_qkv * qkv
-        + 2 * config.q_size()
+        + config.q_size()
         + config.intermediate_size
         + gate_up
         + memory;

@@ -27,6 +27,7 @@ pub const KERNELS: &[(&str, &str)] = &[
     ("rope_kv_q8", include_str!("../shaders/rope_kv_q8.wgsl")),
     ("attention", include_str!("../shaders/attention.wgsl")),
     ("attention_split", include_str!("../shaders/attention_split.wgsl")),
+    ("attention_tiled", include_str!("../shaders/attention_tiled.wgsl")),
     ("attention_combine", include_str!("../shaders/attention_combine.wgsl")),
     ("attention_serial", include_str!("../shaders/attention_serial.wgsl")),
     ("silu_mul", include_str!("../shaders/silu_mul.wgsl")),
@@ -53,6 +54,10 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("weight_q5_k", include_str!("../shaders/lib/weight_q5_k.wgsl")),
     ("weight_q6_k", include_str!("../shaders/lib/weight_q6_k.wgsl")),
     ("weight_blocks_of_quads", include_str!("../shaders/lib/weight_blocks_of_quads.wgsl")),
+    ("memory_row", include_str!("../shaders/lib/memory_row.wgsl")),
+    ("memory_walk", include_str!("../shaders/lib/memory_walk.wgsl")),
+    ("memory_beside", include_str!("../shaders/lib/memory_beside.wgsl")),
+    ("memory_beside_none", include_str!("../shaders/lib/memory_beside_none.wgsl")),
     ("memory_rows_none", include_str!("../shaders/lib/memory_rows_none.wgsl")),
     ("memory_rows_reduce", include_str!("../shaders/lib/memory_rows_reduce.wgsl")),
     ("memory_rows_serial", include_str!("../shaders/lib/memory_rows_serial.wgsl")),
@@ -65,6 +70,8 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("gates", include_str!("../shaders/lib/gates.wgsl")),
     ("head_plain", include_str!("../shaders/lib/head_plain.wgsl")),
     ("head_adjusted", include_str!("../shaders/lib/head_adjusted.wgsl")),
+    ("reads_stored", include_str!("../shaders/lib/reads_stored.wgsl")),
+    ("reads_walked", include_str!("../shaders/lib/reads_walked.wgsl")),
     ("rotated", include_str!("../shaders/lib/rotated.wgsl")),
     ("x_block_load", include_str!("../shaders/lib/x_block_load.wgsl")),
     ("x_block_shuffle", include_str!("../shaders/lib/x_block_shuffle.wgsl")),
@@ -122,6 +129,10 @@ pub enum Fusion {
     Correction,
     /// Rotation: the memory's corrections of q, k, v, and the norms of heads.
     Heads,
+    /// The same, and the reads that the corrections take.
+    HeadsAndReads,
+    /// The end of attention: the memory's reads and writes.
+    MemoryStep,
 }
 
 /// Everything a kernel's text depends on besides its file.
@@ -135,7 +146,7 @@ pub struct Variant {
     pub kv_write: bool,
     /// Subgroup operations may be used.
     pub subgroups: bool,
-    /// For `#import memory_rows_…`, `correction` and `head`.
+    /// For `#import memory_rows_…`, `correction`, `head`, `reads` and `memory_beside`.
     pub fusion: Fusion,
     /// Eight invocations share loads by `subgroupShuffle`: for `#import x_block`.
     pub shuffle: bool,
@@ -151,6 +162,13 @@ pub struct Variant {
     pub rank: u32,
     /// `HEAD_DIM`, d.
     pub head_dim: u32,
+}
+
+impl Variant {
+    /// Whether heads are corrected or normed before they are rotated.
+    fn adjusts_heads(&self) -> bool {
+        matches!(self.fusion, Fusion::Heads | Fusion::HeadsAndReads)
+    }
 }
 
 impl Storage {
@@ -179,7 +197,7 @@ pub fn source(kernel: &str, variant: &Variant, flags: &[(&str, u32)]) -> String 
     if variant.f16 && variant.weight == Storage::F16 && wants("weight") {
         text.push_str("enable f16;\n");
     }
-    let reduces = wants("reduce") || wants("head") && variant.fusion == Fusion::Heads;
+    let reduces = wants("reduce") || wants("head") && variant.adjusts_heads();
     let uses_subgroups = variant.subgroups && reduces || variant.shuffle && wants("x_block");
     if variant.enable_subgroups_line && uses_subgroups {
         text.push_str("enable subgroups;\n");
@@ -237,8 +255,11 @@ fn library_file(import: &str, variant: &Variant) -> String {
         }
         "correction" if variant.fusion == Fusion::Correction => "correction_low_rank".into(),
         "correction" => "correction_none".into(),
-        "head" if variant.fusion == Fusion::Heads => "head_adjusted".into(),
+        "head" if variant.adjusts_heads() => "head_adjusted".into(),
         "head" => "head_plain".into(),
+        "reads" if variant.fusion == Fusion::HeadsAndReads => "reads_walked".into(),
+        "reads" => "reads_stored".into(),
+        "memory_beside" if variant.fusion != Fusion::MemoryStep => "memory_beside_none".into(),
         other => other.into(),
     }
 }

@@ -2,9 +2,9 @@
 //   x = qkv + D · ρ;  q and k: x = w · x / sqrt(mean(x²) + eps)          (SPEC.md sections 1, 2)
 // R is a multiple of 4 here, or 0. Held in workgroup memory: a rotated element takes two.
 @group(0) @binding(3) var<storage, read> adjustments: array<vec4<f32>>; // w of q, of k (d each, if has_norm); then D
-@group(0) @binding(5) var<storage, read> reads: array<vec4<f32>>; // [T, R / 4]
 
 #import reduce
+#import reads
 
 var<workgroup> head_values: array<f32, HEAD_DIM>;
 
@@ -29,11 +29,12 @@ fn load_head(token: u32, head: u32, lane: u32) {
         head_values[i] = qkv[start + i];
     }
     if (is_corrected) {
+        load_reads(token, lane);
         // all elements of a head share the reads
         for (var j = 0u; j < n_quads; j += 2u) {
             let k = min(j + 1u, n_quads - 1u);
-            let near = reads[token * n_quads + j];
-            let far = select(vec4(0.0), reads[token * n_quads + k], k > j);
+            let near = read_quad(token, j);
+            let far = select(vec4(0.0), read_quad(token, k), k > j);
             for (var i = lane; i < HEAD_DIM; i += WORKGROUP_SIZE) {
                 let quad = first + i * n_quads;
                 head_values[i] += dot(adjustments[quad + j], near) + dot(adjustments[quad + k], far);

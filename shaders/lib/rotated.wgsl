@@ -2,6 +2,17 @@
 //   y[i] = x[i]·cos − x[i + d/2]·sin,  y[i + d/2] = x[i + d/2]·cos + x[i]·sin;  NoPE: y = x
 const HALF: u32 = HEAD_DIM / 2u;
 
+// Puts a head back where it was, rotated: an invocation has the two elements that make each other.
+fn rotate_in_place(token: u32, head: u32, lane: u32) {
+    let start = token * params.stride + head * HEAD_DIM;
+    for (var i = lane; i < HALF; i += WORKGROUP_SIZE) {
+        let low = rotated(token, head, i);
+        let high = rotated(token, head, i + HALF);
+        qkv[start + i] = low;
+        qkv[start + HALF + i] = high;
+    }
+}
+
 fn rotated(token: u32, head: u32, i: u32) -> f32 {
     let x = element(token, head, i);
     if (params.use_rope == 0u) {

@@ -4,6 +4,8 @@ params! {
     pub struct AttentionParams {
         pub n_heads: u32,
         pub n_kv_heads: u32,
+        /// Floats from token to token in q.
+        pub q_stride: u32,
         /// Floats from token to token in o.
         pub o_stride: u32,
         /// d^-0.5
@@ -16,8 +18,28 @@ params! {
     pub struct AttentionSplitParams {
         pub n_heads: u32,
         pub n_kv_heads: u32,
+        /// Floats from token to token in q.
+        pub q_stride: u32,
         /// Query heads that share a KV head.
         pub heads_per_kv: u32,
+        /// Ranges of the keys.
+        pub n_splits: u32,
+        /// d^-0.5
+        pub scale: f32,
+    }
+}
+
+params! {
+    /// Parameters of `attention_tiled.wgsl`.
+    pub struct AttentionTiledParams {
+        pub n_heads: u32,
+        pub n_kv_heads: u32,
+        /// Floats from token to token in q.
+        pub q_stride: u32,
+        /// Query heads that share a KV head.
+        pub heads_per_kv: u32,
+        /// Tokens of a tile.
+        pub tile_tokens: u32,
         /// Ranges of the keys.
         pub n_splits: u32,
         /// d^-0.5
@@ -30,6 +52,8 @@ params! {
     pub struct AttentionSerialParams {
         pub n_heads: u32,
         pub n_kv_heads: u32,
+        /// Floats from token to token in q.
+        pub q_stride: u32,
         /// Ranges of the keys.
         pub n_splits: u32,
         /// d^-0.5
@@ -45,6 +69,15 @@ params! {
         pub n_splits: u32,
         /// Floats from token to token in o.
         pub o_stride: u32,
+        // of the memory's step that it takes along, as MemoryStepParams has them:
+        pub num_state_heads: u32,
+        pub raw_stride: u32,
+        pub normalize_qk: u32,
+        pub gates_per_head: u32,
+        pub lambda_mode: u32,
+        pub erase_lambda: u32,
+        pub writes: u32,
+        pub layer: u32,
     }
 }
 
@@ -66,6 +99,15 @@ pub(super) const SPLIT: KernelSpec = KernelSpec {
     ..SPEC
 };
 
+/// Ranges of the keys, for many tokens on a GPU.
+pub(super) const TILED: KernelSpec = KernelSpec {
+    name: "attention_tiled",
+    params: AttentionTiledParams::FIELDS,
+    // rows that fit the largest heads too; tests/kernels runs what is used
+    flags: &[("heads_per_kv", &[1, 4]), ("tile_tokens", &[1]), ("n_splits", &[TILED_SPLITS])],
+    ..SPEC
+};
+
 /// Ranges of the keys, for CPUs that play the GPU.
 pub(super) const SERIAL: KernelSpec = KernelSpec {
     name: "attention_serial",
@@ -77,15 +119,39 @@ pub(super) const SERIAL: KernelSpec = KernelSpec {
 pub(super) const COMBINE: KernelSpec = KernelSpec {
     name: "attention_combine",
     params: AttentionCombineParams::FIELDS,
-    flags: &[("n_splits", &[SPLITS, SERIAL_SPLITS])],
+    flags: &[
+        ("n_splits", &[SPLITS, TILED_SPLITS]),
+        // memory_step is checked with the others; a loop's bound is no uniform
+        ("num_state_heads", &[8]),
+        ("normalize_qk", &[1]),
+        ("lambda_mode", &[2]),
+        ("erase_lambda", &[1]),
+        ("writes", &[1]),
+    ],
     bindings: &[(2, Access::Read), (10, Access::ReadWrite)],
-    fusions: &[],
-    uses_step: false,
+    fusions: &[(
+        Fusion::MemoryStep,
+        &[
+            (3, Access::Read),
+            (4, Access::Read),
+            (11, Access::ReadWrite),
+            (12, Access::ReadWrite),
+            (13, Access::ReadWrite),
+        ],
+    )],
+    uses_step: true,
     uses_weight: false,
 };
 
 /// Ranges on a GPU: times the KV heads, workgroups enough for a large one.
 const SPLITS: u32 = 32;
+/// Ranges for many tokens on a GPU: times KV heads and tiles of a chunk, some hundred workgroups.
+const TILED_SPLITS: u32 = 8;
+/// Query rows (heads times tokens) that share what a workgroup of `attention_tiled` loads: their scores
+/// and sums are in registers.
+const TILED_ROWS: u32 = 16;
+/// Bytes of workgroup memory that plain WebGPU has.
+const WORKGROUP_BYTES: u32 = 16_384;
 /// Ranges where a CPU plays the GPU: 65,536 keys in eight take half of the rounds that it allows.
 const SERIAL_SPLITS: u32 = 8;
 /// Rounds up to which loops may be short: half of what lavapipe allows, and remainders of a few.
@@ -104,7 +170,7 @@ pub fn attention_parts_len(
 ) -> usize {
     let n_splits = match gpu.tier.software {
         true => n_tokens * SERIAL_SPLITS as usize,
-        false => n_few.min(n_tokens) * SPLITS as usize,
+        false => (n_tokens * TILED_SPLITS as usize).max(n_few.min(n_tokens) * SPLITS as usize),
     };
     n_splits * n_heads * (2 + head_dim)
 }
@@ -116,14 +182,15 @@ pub(crate) fn most_attention_parts(
     n_heads: usize,
     head_dim: usize,
 ) -> usize {
-    let n_splits = (n_tokens * SERIAL_SPLITS as usize).max(n_few.min(n_tokens) * SPLITS as usize);
+    let many = n_tokens * SERIAL_SPLITS.max(TILED_SPLITS) as usize;
+    let n_splits = many.max(n_few.min(n_tokens) * SPLITS as usize);
     n_splits * n_heads * (2 + head_dim)
 }
 
 /// What attention reads and writes.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionBuffers<'a> {
-    /// `[T, n_q, d]` f32
+    /// `[T, q_stride]` f32, of which n_q heads
     pub q: &'a wgpu::Buffer,
     /// `[positions, n_kv]` heads of [`KvCache`](crate::kv_cache::KvCache).
     pub keys: &'a wgpu::Buffer,
@@ -142,34 +209,85 @@ pub async fn attention(
     buffers: AttentionBuffers<'_>,
 ) -> Result<Vec<Op>> {
     if kernels.software {
-        return serial(kernels, gpu, params, buffers).await;
+        return serial(kernels, gpu, params, buffers, None).await;
     }
-    let AttentionBuffers { q, keys, values, o, .. } = buffers;
-    let (variant, grid) = (kernels.reducing(), Grid::PerToken(params.n_heads));
-    let buffers = [(2, q), (6, keys), (7, values), (10, o)];
-    Ok(vec![kernels.op(gpu, &SPEC, variant, &params, &buffers, grid).await?])
+    let AttentionParams { n_heads, n_kv_heads, q_stride, scale, .. } = params;
+    let AttentionBuffers { q, keys, values, parts, o } = buffers;
+    let variant = kernels.reducing();
+    let heads_per_kv = n_heads / n_kv_heads;
+    let Some(tile_tokens) = tile_tokens(variant, heads_per_kv) else {
+        let buffers = [(2, q), (6, keys), (7, values), (10, o)];
+        let grid = Grid::PerToken(n_heads);
+        return Ok(vec![kernels.op(gpu, &SPEC, variant, &params, &buffers, grid).await?]);
+    };
+    let n_splits = TILED_SPLITS;
+    let tiled = AttentionTiledParams {
+        n_heads,
+        n_kv_heads,
+        q_stride,
+        heads_per_kv,
+        tile_tokens,
+        n_splits,
+        scale,
+    };
+    let bound = [(2, q), (6, keys), (7, values), (10, parts)];
+    let grid = Grid::PerTile(n_kv_heads * n_splits, tile_tokens);
+    let tiled = kernels.op(gpu, &TILED, variant, &tiled, &bound, grid).await?;
+    Ok(vec![tiled, combine(kernels, gpu, variant, params, n_splits, buffers, None).await?])
+}
+
+/// Tokens of a tile of `attention_tiled`, `None` where not even one fits.
+fn tile_tokens(
+    Variant { workgroup_size, head_dim, .. }: Variant,
+    heads_per_kv: u32,
+) -> Option<u32> {
+    // a row has its query, a tile's weights and a factor; an invocation a maximum
+    let row_bytes = 4 * (head_dim + workgroup_size + 1 + 1);
+    let rows = (WORKGROUP_BYTES - 4 * workgroup_size) / row_bytes;
+    let n_tokens = rows.min(TILED_ROWS).min(workgroup_size) / heads_per_kv;
+    (n_tokens > 0).then_some(n_tokens)
+}
+
+/// Whether [`attention_few`] ends with a dispatch that takes the memory's step along.
+pub fn takes_memory_step(kernels: &Kernels, params: AttentionParams) -> bool {
+    kernels.software || params.n_heads / params.n_kv_heads <= MAX_HEADS_PER_KV
 }
 
 /// The same for a few tokens: on a GPU the keys are shared out, so that a long context does not make
-/// a token wait.
+/// a token wait. With it goes the memory's step, where that is given.
+///
+/// # Panics
+/// If one is given where [`takes_memory_step`] says no.
 pub async fn attention_few(
     kernels: &mut Kernels,
     gpu: &Gpu,
     params: AttentionParams,
     buffers: AttentionBuffers<'_>,
+    memory: Option<(MemoryStepParams, MemoryStepBuffers<'_>)>,
 ) -> Result<Vec<Op>> {
-    let AttentionParams { n_heads, n_kv_heads, scale, .. } = params;
+    let AttentionParams { n_heads, n_kv_heads, q_stride, scale, .. } = params;
     let heads_per_kv = n_heads / n_kv_heads;
-    if kernels.software || heads_per_kv > MAX_HEADS_PER_KV {
+    if kernels.software {
+        return serial(kernels, gpu, params, buffers, memory).await;
+    }
+    if !takes_memory_step(kernels, params) {
+        assert!(memory.is_none(), "attention in one dispatch takes no step along");
         return attention(kernels, gpu, params, buffers).await;
     }
     let AttentionBuffers { q, keys, values, parts, .. } = buffers;
     let variant = kernels.reducing();
-    let split = AttentionSplitParams { n_heads, n_kv_heads, heads_per_kv, n_splits: SPLITS, scale };
+    let split = AttentionSplitParams {
+        n_heads,
+        n_kv_heads,
+        q_stride,
+        heads_per_kv,
+        n_splits: SPLITS,
+        scale,
+    };
     let bound = [(2, q), (6, keys), (7, values), (10, parts)];
     let grid = Grid::PerToken(n_kv_heads * SPLITS);
     let split = kernels.op(gpu, &SPLIT, variant, &split, &bound, grid).await?;
-    Ok(vec![split, combine(kernels, gpu, variant, params, SPLITS, buffers).await?])
+    Ok(vec![split, combine(kernels, gpu, variant, params, SPLITS, buffers, memory).await?])
 }
 
 /// Rounds of an invocation's loops in a full cache of so many bytes, two pairs a round: at most that, as
@@ -186,17 +304,19 @@ async fn serial(
     gpu: &Gpu,
     params: AttentionParams,
     buffers: AttentionBuffers<'_>,
+    memory: Option<(MemoryStepParams, MemoryStepBuffers<'_>)>,
 ) -> Result<Vec<Op>> {
-    let AttentionParams { n_heads, n_kv_heads, scale, .. } = params;
+    let AttentionParams { n_heads, n_kv_heads, q_stride, scale, .. } = params;
     let AttentionBuffers { q, keys, values, parts, .. } = buffers;
     let mut variant = kernels.serial();
     variant.short_loops = !kernels.can_shuffle
         && most_rounds(keys.size(), n_kv_heads, variant.head_dim) < MAX_SHORT_ROUNDS;
-    let ranges = AttentionSerialParams { n_heads, n_kv_heads, n_splits: SERIAL_SPLITS, scale };
+    let ranges =
+        AttentionSerialParams { n_heads, n_kv_heads, q_stride, n_splits: SERIAL_SPLITS, scale };
     let bound = [(2, q), (6, keys), (7, values), (10, parts)];
     let grid = Grid::PerTokenRange(n_heads.div_ceil(SERIAL_WORKGROUP), SERIAL_SPLITS);
     let ranges = kernels.op(gpu, &SERIAL, variant, &ranges, &bound, grid).await?;
-    Ok(vec![ranges, combine(kernels, gpu, variant, params, SERIAL_SPLITS, buffers).await?])
+    Ok(vec![ranges, combine(kernels, gpu, variant, params, SERIAL_SPLITS, buffers, memory).await?])
 }
 
 async fn combine(
@@ -206,16 +326,65 @@ async fn combine(
     AttentionParams { n_heads, o_stride, .. }: AttentionParams,
     n_splits: u32,
     buffers: AttentionBuffers<'_>,
+    memory: Option<(MemoryStepParams, MemoryStepBuffers<'_>)>,
 ) -> Result<Op> {
-    let params = AttentionCombineParams { n_heads, n_splits, o_stride };
-    let bound = [(2, buffers.parts), (10, buffers.o)];
-    let grid = Grid::PerToken(n_heads);
-    kernels.op(gpu, &COMBINE, variant, &params, &bound, grid).await
+    let mut bound = vec![(2, buffers.parts), (10, buffers.o)];
+    let mut n_workgroups = n_heads;
+    let mut fusion = Fusion::None;
+    let mut step = MemoryStepParams::default();
+    if let Some((params, MemoryStepBuffers { raw, bias, state, reads, projected })) = memory {
+        bound.extend([(3, raw), (4, bias), (11, state), (12, reads), (13, projected)]);
+        n_workgroups += 1;
+        fusion = Fusion::MemoryStep;
+        step = params;
+    }
+    let params = AttentionCombineParams {
+        n_heads,
+        n_splits,
+        o_stride,
+        num_state_heads: step.num_state_heads,
+        raw_stride: step.raw_stride,
+        normalize_qk: step.normalize_qk,
+        gates_per_head: step.gates_per_head,
+        lambda_mode: step.lambda_mode,
+        erase_lambda: step.erase_lambda,
+        writes: step.writes,
+        layer: step.layer,
+    };
+    let variant = Variant { fusion, ..variant };
+    kernels.op(gpu, &COMBINE, variant, &params, &bound, Grid::PerToken(n_workgroups)).await
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tiles_fit_workgroup_memory() {
+        let of = |head_dim, heads_per_kv| {
+            let variant = Variant {
+                weight: Storage::F32,
+                kv: Storage::F16,
+                kv_write: false,
+                fusion: Fusion::None,
+                subgroups: false,
+                shuffle: false,
+                short_loops: false,
+                f16: false,
+                enable_subgroups_line: false,
+                workgroup_size: 64,
+                rank: 8,
+                head_dim,
+            };
+            tile_tokens(variant, heads_per_kv)
+        };
+        // SmolLM3, Qwen3; then 12 rows of 256, and none of eight heads of 512
+        assert_eq!(of(128, 4), Some(4));
+        assert_eq!(of(128, 2), Some(8));
+        assert_eq!(of(256, 4), Some(3));
+        assert_eq!(of(512, 8), None);
+        assert_eq!(of(128, 17), None);
+    }
 
     #[test]
     fn loops_are_short_only_where_lavapipe_lets_them_end() {

@@ -2,6 +2,7 @@ use super::*;
 
 params! {
     /// Parameters of `memory_step.wgsl`.
+    #[derive(Default)]
     pub struct MemoryStepParams {
         pub num_state_heads: u32,
         /// Floats from token to token in raw.

@@ -29,7 +29,8 @@ pub use argmax::{ArgmaxParams, argmax};
 pub(crate) use attention::most_attention_parts;
 pub use attention::{
     AttentionBuffers, AttentionCombineParams, AttentionParams, AttentionSerialParams,
-    AttentionSplitParams, attention, attention_few, attention_parts_len,
+    AttentionSplitParams, AttentionTiledParams, attention, attention_few, attention_parts_len,
+    takes_memory_step,
 };
 pub use choose::{ChooseInputs, choose};
 pub use embed::{EmbedParams, embed};
@@ -44,7 +45,7 @@ pub use next_step::{EMPTY_STEP, NextStepBuffers, UNDECIDED, next_step};
 pub use note_token::note_token;
 pub use repetition_penalty::repetition_penalty;
 pub use rms_norm::{RmsNormParams, rms_norm};
-pub use rope_kv::{RopeKvBuffers, RopeKvParams, rope_kv};
+pub use rope_kv::{Reads, RopeKvBuffers, RopeKvParams, rope_kv};
 pub use segment_mean::{SegmentMeanParams, segment_mean};
 pub use silu_mul::{SiluMulParams, silu_mul};
 pub use top_k::{TopKParams, top_k};
@@ -132,6 +133,7 @@ pub const SPECS: &[&KernelSpec] = &[
     &rope_kv::Q8,
     &attention::SPEC,
     &attention::SPLIT,
+    &attention::TILED,
     &attention::COMBINE,
     &attention::SERIAL,
     &silu_mul::SPEC,

@@ -22,10 +22,8 @@ pub(super) struct Buffers {
     pub x: wgpu::Buffer,
     /// Normed x, the same shape.
     pub normed: wgpu::Buffer,
-    /// q | k | v, `[T, (n_q + 2·n_kv)·d]` f32.
+    /// q | k | v, `[T, (n_q + 2·n_kv)·d]` f32; q is rotated there.
     pub qkv: wgpu::Buffer,
-    /// Rotated q, `[T, n_q·d]` f32.
-    pub query: wgpu::Buffer,
     /// Attention over ranges of the keys, `[T, n_q, splits, 2 + d]` f32; on GPUs for a few tokens.
     pub attention_parts: wgpu::Buffer,
     /// Attention output, `[T, ceil(n_q·d/4)·4]` f32.
@@ -91,7 +89,6 @@ impl Buffers {
             x: floats("residual stream", t * h).await?,
             normed: floats("normed", t * h).await?,
             qkv: floats("qkv", t * qkv).await?,
-            query: floats("query", t * config.q_size() as u64).await?,
             attention_parts: floats("attention parts", parts as u64).await?,
             attended: floats("attended", t * padded(config.q_size())).await?,
             activated: floats("activated", t * padded(config.intermediate_size)).await?,

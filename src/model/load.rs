@@ -3,18 +3,18 @@
 mod memory;
 
 use super::buffers::{Buffers, MemorySizes};
-use super::{Choice, Head, Layer, Linear, Model};
+use super::{Attend, Choice, Head, Layer, Linear, MemoryLayer, Model};
 use crate::config::{DeltaConfig, DeltaHead, ModelConfig, WriteGranularity};
 use crate::engine::{Wanted, WantedLogits};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
-use crate::kernels::{self, Beside, Kernels, LinearTarget, RmsNormParams};
+use crate::kernels::{self, Beside, Kernels, LinearTarget, Reads, RmsNormParams};
 use crate::kv_cache::KvCache;
 use crate::matrix::{Matrix, Uploader};
 use crate::memory::MemoryDims;
 use crate::shader::Storage;
 use crate::weights::TensorSource;
-use memory::{correction, project_params, scan_params};
+use memory::{correction, gate_biases, memory_ops, project_params, scan_params};
 use std::sync::Arc;
 
 /// Tokens of a prefill that go through the layers together.
@@ -359,52 +359,14 @@ impl Loader<'_> {
         let (y, y_stride) = (&b.qkv, q + 2 * kv);
         let target = LinearTarget { y, y_stride, accumulate: false, gated: false, beside };
         let qkv = self.linear(&qkv_weight, &b.normed, target).await?;
-        let heads = self.heads(layer).await?;
-        let caches = (&self.cache.layers[layer].0, &self.cache.layers[layer].1);
-        let gpu = self.upload.gpu();
-        let params = kernels::RopeKvParams {
-            n_heads: config.n_heads as u32,
-            n_kv_heads: config.n_kv_heads as u32,
-            stride: (q + 2 * kv) as u32,
-            use_rope: config.use_rope[layer].into(),
-            ..heads.params
-        };
-        let buffers = kernels::RopeKvBuffers {
-            qkv: &b.qkv,
-            rope_table: &b.rope_table,
-            keys: caches.0,
-            values: caches.1,
-            q_out: &b.query,
-            adjustments: heads.adjustments.as_ref().map(|adjustments| (adjustments, &b.reads)),
-        };
-        let kernels = &mut self.kernels;
-        let rope_kv = kernels::rope_kv(kernels, gpu, params, buffers).await?;
-        let params = kernels::AttentionParams {
-            n_heads: config.n_heads as u32,
-            n_kv_heads: config.n_kv_heads as u32,
-            o_stride: q.next_multiple_of(4) as u32,
-            scale: (config.head_dim as f32).powf(-0.5),
-        };
-        let buffers = kernels::AttentionBuffers {
-            q: &b.query,
-            keys: caches.0,
-            values: caches.1,
-            parts: &b.attention_parts,
-            o: &b.attended,
-        };
-        let attention = Linear {
-            few: kernels::attention_few(kernels, gpu, params, buffers).await?,
-            many: kernels::attention(kernels, gpu, params, buffers).await?,
-            many_from: Linear::many_from(&gpu.tier),
-        };
+        let (attend, bias) = self.attend(layer, wrapped).await?;
         let output_weight = self.matrix(&[(&name("self_attn.o_proj"), h)], q).await?;
-        let (output, memory) = match wrapped {
+        let (output, memory) = match wrapped.zip(bias) {
             None => (self.linear(&output_weight, &b.attended, residual).await?, None),
-            Some(((delta, source), index)) => {
+            Some((((delta, source), _), bias)) => {
                 let output = self.corrected_output(layer, delta, source, &output_weight, residual);
-                let (output, apart) = output.await?;
-                let memory = self.memory_layer(layer, index, delta, source, apart).await?;
-                (output, Some(memory))
+                let (output, output_apart) = output.await?;
+                (output, Some(MemoryLayer { output_apart, bias }))
             }
         };
 
@@ -415,18 +377,99 @@ impl Loader<'_> {
         let gate_up = self.activated(&gate_up_weight).await?;
         let down_weight = self.matrix(&[(&name("mlp.down_proj"), h)], ffn).await?;
         let down = self.linear(&down_weight, &b.activated, residual).await?;
-        Ok(Layer {
-            input_norm,
-            qkv,
-            memory,
-            correct_heads: heads.apart,
-            rope_kv,
-            attention,
-            output,
-            post_norm,
-            gate_up,
-            down,
-        })
+        Ok(Layer { input_norm, qkv, attend, memory, output, post_norm, gate_up, down })
+    }
+
+    /// What lies between q, k, v and o; and the gates' biases of a wrapped layer, whose place among those
+    /// comes with its adapter.
+    async fn attend(
+        &mut self,
+        layer: usize,
+        wrapped: Option<((&DeltaConfig, &dyn TensorSource), usize)>,
+    ) -> Result<(Attend, Option<wgpu::Buffer>)> {
+        let (config, b) = (self.config, self.buffers);
+        let biases = match wrapped {
+            None => Vec::new(),
+            Some(((delta, source), _)) => gate_biases(layer, delta, source)?,
+        };
+        let heads = self.heads(layer, &biases).await?;
+        let (keys, values) = &self.cache.layers[layer];
+        let gpu = self.upload.gpu();
+        let kernels = &mut self.kernels;
+        let rope_params = kernels::RopeKvParams {
+            n_heads: config.n_heads as u32,
+            n_kv_heads: config.n_kv_heads as u32,
+            stride: (config.q_size() + 2 * config.kv_size()) as u32,
+            use_rope: config.use_rope[layer].into(),
+            ..heads.params
+        };
+        let rope_buffers = kernels::RopeKvBuffers {
+            qkv: &b.qkv,
+            rope_table: &b.rope_table,
+            keys,
+            values,
+            adjustments: heads.adjustments.as_ref().map(|a| (a, Reads::Stored(&b.reads))),
+        };
+        let rope_kv = kernels::rope_kv(kernels, gpu, rope_params, rope_buffers).await?;
+        let params = kernels::AttentionParams {
+            n_heads: config.n_heads as u32,
+            n_kv_heads: config.n_kv_heads as u32,
+            q_stride: rope_params.stride,
+            o_stride: config.q_size().next_multiple_of(4) as u32,
+            scale: (config.head_dim as f32).powf(-0.5),
+        };
+        let buffers = kernels::AttentionBuffers {
+            q: &b.qkv,
+            keys,
+            values,
+            parts: &b.attention_parts,
+            o: &b.attended,
+        };
+        let few = kernels::attention_few(kernels, gpu, params, buffers, None).await?;
+        let many = kernels::attention(kernels, gpu, params, buffers).await?;
+        let many_from = Linear::many_from(&gpu.tier);
+        let after = |memory: &[kernels::Op], attention: &[kernels::Op]| {
+            [memory, &heads.apart, std::slice::from_ref(&rope_kv), attention].concat()
+        };
+        let Some(((delta, _), index)) = wrapped else {
+            let bare = Linear { few: after(&[], &few), many: after(&[], &many), many_from };
+            return Ok((Attend { writing: bare.clone(), reading: bare }, None));
+        };
+
+        let bias = gpu.storage_with("memory gate biases", &biases).await?;
+        let memory = memory_ops(kernels, gpu, b, self.sizes, delta, index, &bias).await?;
+        let reading = Linear {
+            few: after(&memory.step_read, &few),
+            many: after(&memory.read, &many),
+            many_from,
+        };
+        let writing_few = match heads.apart.is_empty()
+            && kernels::takes_memory_step(kernels, params)
+        {
+            false => {
+                let step = kernels::memory_step(kernels, gpu, memory.step, memory.buffers).await?;
+                after(&[step], &few)
+            }
+            // rotation makes the reads that it takes, and the end of attention the writes
+            true => {
+                let rope_kv = match (rope_params.n_reads, &heads.adjustments) {
+                    (0, _) | (_, None) => rope_kv.clone(),
+                    (_, Some(adjustments)) => {
+                        let reads = Reads::Walked { raw: &b.raw, state: &b.state };
+                        let adjustments = Some((adjustments, reads));
+                        let buffers = kernels::RopeKvBuffers { adjustments, ..rope_buffers };
+                        let params = rope_params.walking(memory.step);
+                        kernels::rope_kv(kernels, gpu, params, buffers).await?
+                    }
+                };
+                let step = Some((memory.step, memory.buffers));
+                let mut ops = vec![rope_kv];
+                ops.extend(kernels::attention_few(kernels, gpu, params, buffers, step).await?);
+                ops
+            }
+        };
+        let writing = Linear { few: writing_few, many: after(&memory.write, &many), many_from };
+        Ok((Attend { writing, reading }, Some(bias)))
     }
 
     /// activated = silu(gate)·up of the normed x, in both forms.
@@ -476,21 +519,15 @@ impl Loader<'_> {
         Ok(buffer)
     }
 
-    /// What is done to q, k and v heads before they are rotated.
-    async fn heads(&mut self, layer: usize) -> Result<Heads> {
+    /// What is done to q, k and v heads before they are rotated; the biases of the memory's gates are for
+    /// who makes the reads there.
+    async fn heads(&mut self, layer: usize, biases: &[f32]) -> Result<Heads> {
         let (config, b) = (self.config, self.buffers);
         let mut heads = Heads {
             params: kernels::RopeKvParams {
-                n_heads: 0,
-                n_kv_heads: 0,
-                stride: 0,
-                use_rope: 0,
                 has_norm: config.has_qk_norm().into(),
                 eps: config.rms_norm_eps,
-                corrects_q: 0,
-                corrects_k: 0,
-                corrects_v: 0,
-                n_reads: 0,
+                ..kernels::RopeKvParams::default()
             },
             adjustments: None,
             apart: Vec::new(),
@@ -536,6 +573,12 @@ impl Loader<'_> {
                     .await?;
                 heads.apart.push(op);
             }
+        }
+        heads.params.first_bias = adjustments.len() as u32;
+        if heads.params.n_reads > 0 {
+            adjustments.extend(biases);
+            // bound as whole quads
+            adjustments.resize(adjustments.len().next_multiple_of(4), 0.0);
         }
         if !adjustments.is_empty() {
             let gpu = self.upload.gpu();

@@ -63,11 +63,8 @@ pub struct Model {
 struct Layer {
     input_norm: Op,
     qkv: Linear,
+    attend: Attend,
     memory: Option<MemoryLayer>,
-    /// Δq, Δk, Δv, where the rotation does not take them along.
-    correct_heads: Vec<Op>,
-    rope_kv: Op,
-    attention: Linear,
     output: Linear,
     post_norm: Op,
     /// With silu(gate)·up.
@@ -75,14 +72,20 @@ struct Layer {
     down: Linear,
 }
 
-/// Operations of δ-mem in one wrapped layer, beside what others take along: the linear rows m_q, m_k,
-/// m_v, β and λ come with q, k, v, Δq, Δk, Δv go in before the rotation, and Δo with o.
+/// What lies between the products of a layer, from q, k, v to what attention gathers: the memory's reads
+/// and Δq, Δk, Δv, rotation, attention, the memory's writes.
+#[derive(Debug)]
+struct Attend {
+    /// Tokens are written one by one.
+    writing: Linear,
+    /// The memory stays as it is; in a bare layer the same.
+    reading: Linear,
+}
+
+/// What else δ-mem has in a wrapped layer, beside what others take along: the linear rows m_q, m_k,
+/// m_v, β and λ come with q, k, v, and Δo with o.
 #[derive(Debug)]
 struct MemoryLayer {
-    /// ρ of each token, and its write.
-    write: Linear,
-    /// ρ of each token alone.
-    read: Linear,
     /// o and Δo (through its norm if there is one) into the residual stream one after the other, for
     /// who looks between them.
     output_apart: (Linear, Vec<Op>),
@@ -385,21 +388,17 @@ impl Model {
     ) {
         layer.input_norm.record(pass, step);
         layer.qkv.record(pass, step);
-        if let Some(memory) = &layer.memory {
-            match plan {
-                WritePlan::PerToken => memory.write.record(pass, step),
-                WritePlan::ReadOnly => memory.read.record(pass, step),
-                WritePlan::Groups { .. } => {
-                    memory.read.record(pass, step);
-                    if let Some(groups) = &self.groups {
-                        groups.accumulate[self.wrapped_index(index)].record(pass, step);
-                    }
-                }
-            }
+        let attend = match plan {
+            WritePlan::PerToken => &layer.attend.writing,
+            WritePlan::ReadOnly | WritePlan::Groups { .. } => &layer.attend.reading,
+        };
+        attend.record(pass, step);
+        if let WritePlan::Groups { .. } = plan
+            && let Some(groups) = &self.groups
+            && layer.memory.is_some()
+        {
+            groups.accumulate[self.wrapped_index(index)].record(pass, step);
         }
-        record_all(&layer.correct_heads, pass, step);
-        layer.rope_kv.record(pass, step);
-        layer.attention.record(pass, step);
     }
 
     fn record_feed_forward(&self, pass: &mut wgpu::ComputePass<'_>, layer: &Layer, step: &Step) {

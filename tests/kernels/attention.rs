@@ -1,9 +1,11 @@
 //! rope_kv and attention, with every form of the KV cache.
 
 use crate::bench::*;
-use deltamem::config::ModelConfig;
+use deltamem::config::{DeltaConfig, ModelConfig};
 use deltamem::footprint;
-use deltamem::kernels::{self, AttentionBuffers, AttentionParams, RopeKvBuffers, RopeKvParams};
+use deltamem::kernels::{
+    self, AttentionBuffers, AttentionParams, MemoryStepParams, Reads, RopeKvBuffers, RopeKvParams,
+};
 use deltamem::reference::{self, KvCache, Output};
 use deltamem::rope::RopeTable;
 use deltamem::shader::Storage;
@@ -70,6 +72,8 @@ const SMOLLM3: Heads = Heads { q: 16, kv: 4, dim: 128 };
 /// Pairs straddle the middle of a head.
 const ODD: Heads = Heads { q: 3, kv: 3, dim: 6 };
 const SMALL: Heads = Heads { q: 6, kv: 2, dim: 24 };
+/// More query heads share a KV head than a tile has rows.
+const CROWDED: Heads = Heads { q: 18, kv: 1, dim: 24 };
 const WIDEST: Heads = Heads { q: 2, kv: 1, dim: 256 };
 
 /// What is done to heads before they are rotated.
@@ -79,6 +83,47 @@ struct Adjusted {
     /// q, k, v
     corrects: [bool; 3],
     n_reads: usize,
+    /// The reads are made on the spot, from states of rank 8.
+    walks: bool,
+}
+
+/// What a walk through the tokens takes and gives, of the second of three layers.
+struct Walk {
+    raw: Vec<f32>,
+    states: Vec<f32>,
+    biases: Vec<f32>,
+    reads: Vec<f32>,
+    params: MemoryStepParams,
+}
+
+impl Walk {
+    fn new(n_tokens: usize, n_reads: usize) -> Walk {
+        let n_heads = n_reads / 8;
+        let json = format!(
+            r#"{{"rank": 8, "num_state_heads": {n_heads}, "couple_lambda": false,
+            "state_update_mode": "lambda_outside"}}"#
+        );
+        let delta = DeltaConfig::from_json(json.as_bytes(), "test").expect("a configuration");
+        let width = 5 * n_reads;
+        let raw = noise(n_tokens * width, 30, 4.0);
+        let biases = noise(2 * n_reads, 31, 2.0);
+        let states = noise(3 * 8 * n_reads, 32, 1.0);
+        let projected =
+            reference::memory_project(&delta, &raw, &biases[..n_reads], &biases[n_reads..]);
+        let mut own = states[8 * n_reads..16 * n_reads].to_vec();
+        let reads = reference::memory_scan(&mut own, &projected, 8);
+        let params = MemoryStepParams {
+            num_state_heads: n_heads as u32,
+            raw_stride: width as u32,
+            normalize_qk: 1,
+            gates_per_head: 8,
+            lambda_mode: 2,
+            erase_lambda: 1,
+            writes: 1,
+            layer: 1,
+        };
+        Walk { raw, states, biases, reads, params }
+    }
 }
 
 fn check_rope_kv(
@@ -114,7 +159,11 @@ fn check_rope_kv_on(
         let (q, k, v) = (gather(0, q_len), gather(q_len, kv_len), gather(q_len + kv_len, kv_len));
         let mut parts = [q, k, v];
         // bound as whole quads even where nothing is read
-        let reads = noise((n_tokens * adjusted.n_reads).max(4), 5, 1.0);
+        let mut reads = noise((n_tokens * adjusted.n_reads).max(4), 5, 1.0);
+        let walk = adjusted.walks.then(|| Walk::new(n_tokens, adjusted.n_reads));
+        if let Some(walk) = &walk {
+            reads.clone_from(&walk.reads);
+        }
         let mut adjustments = Vec::new();
         let norms = [7, 8].map(|seed| -> Vec<f32> {
             noise(heads.dim, seed, 1.0).iter().map(|w| w + 1.0).collect()
@@ -156,8 +205,12 @@ fn check_rope_kv_on(
         let rope_table = bench.floats(&pairs.flat_map(|(c, s)| [*c, *s]).collect::<Vec<f32>>());
         let keys = upload(bench, &before(3), kv, heads.dim);
         let values = upload(bench, &before(4), kv, heads.dim);
-        let q_out = bench.floats(&vec![0.0; n_tokens * q_len]);
+        let first_bias = adjustments.len() as u32;
+        if let Some(walk) = &walk {
+            adjustments.extend(&walk.biases);
+        }
         let (adjustments, reads) = (bench.floats(&adjustments), bench.floats(&reads));
+        let on_device = walk.as_ref().map(|w| (bench.floats(&w.raw), bench.floats(&w.states)));
         let params = RopeKvParams {
             use_rope: use_rope.into(),
             has_norm: adjusted.has_norm.into(),
@@ -165,7 +218,12 @@ fn check_rope_kv_on(
             corrects_k: adjusted.corrects[1].into(),
             corrects_v: adjusted.corrects[2].into(),
             n_reads: adjusted.n_reads as u32,
-            ..plain(heads)
+            first_bias,
+            ..walk.as_ref().map_or(plain(heads), |walk| plain(heads).walking(walk.params))
+        };
+        let reads = match &on_device {
+            None => Reads::Stored(&reads),
+            Some((raw, state)) => Reads::Walked { raw, state },
         };
         let is_adjusted = adjusted.has_norm || adjusted.n_reads > 0;
         let buffers = RopeKvBuffers {
@@ -173,8 +231,7 @@ fn check_rope_kv_on(
             rope_table: &rope_table,
             keys: &keys,
             values: &values,
-            q_out: &q_out,
-            adjustments: is_adjusted.then_some((&adjustments, &reads)),
+            adjustments: is_adjusted.then_some((&adjustments, reads)),
         };
         let op = made(kernels::rope_kv(&mut bench.kernels, &bench.gpu, params, buffers));
         bench.run(step(n_tokens, n_past, 0), &[op]);
@@ -185,9 +242,16 @@ fn check_rope_kv_on(
         // two products and their sum; a correction adds up to 32 products, and a norm divides by a root
         // and leaves numbers of a few, so these keep some units more
         let size = if adjusted.has_norm { scale.max(20.0) } else { scale };
-        let (absolute, relative) = if is_adjusted { (1e-6, 2e-6) } else { (2e-7, 1e-6) };
+        let (absolute, relative) = match (adjusted.walks, is_adjusted) {
+            // reads of a walk keep 2e-5, as memory_step's
+            (true, _) => (2e-5, 2e-6),
+            (false, true) => (1e-6, 2e-6),
+            (false, false) => (2e-7, 1e-6),
+        };
         let exact = Tolerance::new(size * absolute, relative);
-        assert_close(&what, &bench.read(&q_out), &q, exact);
+        let found = bench.read(&qkv);
+        let found: Vec<f32> = found.chunks(stride).flat_map(|t| &t[..q_len]).copied().collect();
+        assert_close(&what, &found, &q, exact);
         // pack2x16float may round either way: a unit of f16 in the last place, 2⁻¹⁰, and a
         // subnormal one
         let cached = match kv {
@@ -213,13 +277,8 @@ fn plain(heads: &Heads) -> RopeKvParams {
         n_heads: heads.q as u32,
         n_kv_heads: heads.kv as u32,
         stride: ((heads.q + 2 * heads.kv) * heads.dim) as u32,
-        use_rope: 0,
-        has_norm: 0,
         eps: 1e-6,
-        corrects_q: 0,
-        corrects_k: 0,
-        corrects_v: 0,
-        n_reads: 0,
+        ..RopeKvParams::default()
     }
 }
 
@@ -242,7 +301,7 @@ fn rope_kv_matches_reference() {
 
 #[test]
 fn rope_kv_with_corrections_and_norms_matches_reference() {
-    let of = |has_norm, corrects, n_reads| Adjusted { has_norm, corrects, n_reads };
+    let of = |has_norm, corrects, n_reads| Adjusted { has_norm, corrects, n_reads, walks: false };
     for kv in Storage::KV {
         check_rope_kv(kv, &SMOLLM3, 2, 60, 2.0, of(false, [true, false, false], 8));
         check_rope_kv(kv, &SMALL, 3, 2, 2.0, of(true, [true, true, true], 4));
@@ -252,6 +311,17 @@ fn rope_kv_with_corrections_and_norms_matches_reference() {
         if kv != Storage::Q8 {
             check_rope_kv(kv, &ODD, 5, 7, 2.0, of(true, [true, false, true], 8));
         }
+    }
+}
+
+#[test]
+fn rope_kv_that_makes_its_reads_matches_reference() {
+    let of = |has_norm, corrects, n_reads| Adjusted { has_norm, corrects, n_reads, walks: true };
+    for kv in Storage::KV {
+        check_rope_kv(kv, &SMOLLM3, 1, 60, 2.0, of(false, [true, false, false], 8));
+        check_rope_kv(kv, &SMOLLM3, 7, 3, 2.0, of(false, [true, false, false], 64));
+        check_rope_kv(kv, &SMALL, 2, 2, 2.0, of(true, [true, true, true], 8));
+        check_rope_kv(kv, &WIDEST, 3, 1, 2.0, of(true, [false, true, true], 16));
     }
 }
 
@@ -270,7 +340,9 @@ fn check_attention(
     let o_stride = q_len + 2;
     let expected = strided(&expected, q_len, o_stride, 777.0);
 
-    let q = bench.floats(&q);
+    // as the first part of rows that are longer
+    let q_stride = q_len + 6;
+    let q = bench.floats(&strided(&q, q_len, q_stride, 777.0));
     // positions behind the chunk hold what must not be seen
     let beyond = vec![9e3; 3 * heads.kv * heads.dim];
     let keys = upload(bench, &[&cache.k[..], &beyond].concat(), kv, heads.dim);
@@ -279,6 +351,7 @@ fn check_attention(
     let params = AttentionParams {
         n_heads: heads.q as u32,
         n_kv_heads: heads.kv as u32,
+        q_stride: q_stride as u32,
         o_stride: o_stride as u32,
         scale: (heads.dim as f32).powf(-0.5),
     };
@@ -287,7 +360,7 @@ fn check_attention(
     let (gpu, kernels) = (&bench.gpu, &mut bench.kernels);
     let buffers = AttentionBuffers { q: &q, keys: &keys, values: &values, parts: &parts, o: &o };
     let many = made(kernels::attention(kernels, gpu, params, buffers));
-    let few = made(kernels::attention_few(kernels, gpu, params, buffers));
+    let few = made(kernels::attention_few(kernels, gpu, params, buffers, None));
     let (name, dim) = (kv.name(), heads.dim);
     // weights are relative to 3e-6 (exp of a sum of d products); the values they mix are below 1e5
     let largest = cache.v.iter().fold(0.0f32, |m, x| m.max(x.abs()));
@@ -319,8 +392,12 @@ fn attention_matches_reference() {
             check_attention(bench, kv, &SMOLLM3, (200, 1), random(&SMOLLM3, 200, 1, 4.0));
             // ranges of more than one tile
             check_attention(bench, kv, &SMOLLM3, (2100, 1), random(&SMOLLM3, 2100, 1, 4.0));
+            // a tile of tokens that is not full, across a tile of keys; ranges of two of those
+            check_attention(bench, kv, &SMOLLM3, (61, 7), random(&SMOLLM3, 61, 7, 2.0));
+            check_attention(bench, kv, &SMOLLM3, (700, 5), random(&SMOLLM3, 700, 5, 4.0));
         }
         for bench in &mut benches(kv, 8, SMALL.dim) {
+            check_attention(bench, kv, &CROWDED, (60, 9), random(&CROWDED, 60, 9, 2.0));
             check_attention(bench, kv, &SMALL, (0, 3), random(&SMALL, 0, 3, 2.0));
             check_attention(bench, kv, &SMALL, (6, 3), random(&SMALL, 6, 3, 2.0));
             // one key takes all; all keys are alike; nothing
@@ -368,15 +445,8 @@ fn positions_up_to_65536_are_addressable() {
         let new = noise(stride, 1, 2.0);
         let qkv = bench.floats(&new);
         let rope = bench.floats(&[0.0; 4]);
-        let q_out = bench.floats(&vec![0.0; SMOLLM3.q * SMOLLM3.dim]);
-        let buffers = RopeKvBuffers {
-            qkv: &qkv,
-            rope_table: &rope,
-            keys,
-            values,
-            q_out: &q_out,
-            adjustments: None,
-        };
+        let buffers =
+            RopeKvBuffers { qkv: &qkv, rope_table: &rope, keys, values, adjustments: None };
         let params = plain(&SMOLLM3);
         let op = made(kernels::rope_kv(&mut bench.kernels, &bench.gpu, params, buffers));
         bench.run(step(1, POSITIONS - 1, 0), &[op]);

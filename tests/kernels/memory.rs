@@ -1,10 +1,11 @@
-//! The memory's kernels: segment_mean, memory_project, memory_scan, memory_read, memory_step.
+//! The memory's kernels: segment_mean, memory_project, memory_scan, memory_read, memory_step, the last
+//! also where attention takes it along.
 
 use crate::bench::*;
 use deltamem::config::{DeltaConfig, StateUpdateMode};
 use deltamem::kernels::{
-    self, MemoryProjectParams, MemoryReadParams, MemoryScanParams, MemoryStepBuffers,
-    MemoryStepParams, SegmentMeanParams,
+    self, AttentionBuffers, AttentionParams, MemoryProjectParams, MemoryReadParams,
+    MemoryScanParams, MemoryStepBuffers, MemoryStepParams, Op, SegmentMeanParams,
 };
 use deltamem::reference::{self, Projected};
 use deltamem::shader::Storage;
@@ -97,6 +98,31 @@ fn check_project(bench: &mut Bench, delta: &DeltaConfig, raw: &[f32], bias: f32)
     }
 }
 
+/// The step by itself, and at the end of some attention.
+fn step_ops(
+    bench: &mut Bench,
+    n_tokens: usize,
+    params: MemoryStepParams,
+    buffers: MemoryStepBuffers<'_>,
+) -> [Vec<Op>; 2] {
+    let alone = made(kernels::memory_step(&mut bench.kernels, &bench.gpu, params, buffers));
+    let (n_heads, dim) = (2, 128);
+    let q = bench.floats(&noise(n_tokens * n_heads * dim, 20, 1.0));
+    let keys = bench.floats(&noise(n_tokens * dim, 21, 1.0));
+    let values = bench.floats(&noise(n_tokens * dim, 22, 1.0));
+    let parts = kernels::attention_parts_len(&bench.gpu, n_tokens, n_tokens, n_heads, dim);
+    let parts = bench.floats(&vec![f32::NAN; parts]);
+    let o = bench.floats(&vec![0.0; n_tokens * n_heads * dim]);
+    let attention = AttentionBuffers { q: &q, keys: &keys, values: &values, parts: &parts, o: &o };
+    let of_attention =
+        AttentionParams { n_heads: 2, n_kv_heads: 1, q_stride: 256, o_stride: 256, scale: 0.1 };
+    let (kernels, gpu) = (&mut bench.kernels, &bench.gpu);
+    assert!(kernels::takes_memory_step(kernels, of_attention));
+    let step = Some((params, buffers));
+    let beside = made(kernels::attention_few(kernels, gpu, of_attention, attention, step));
+    [vec![alone], beside]
+}
+
 /// memory_step in the second of three layers against memory_project and memory_scan or memory_read.
 fn check_step(bench: &mut Bench, delta: &DeltaConfig, raw: &[f32], bias: f32, writes: bool) {
     let (rank, n_rows, n_gates) = (delta.rank, delta.n_rows(), delta.n_gates());
@@ -118,7 +144,7 @@ fn check_step(bench: &mut Bench, delta: &DeltaConfig, raw: &[f32], bias: f32, wr
     let biases = bench.floats(&[beta_bias, lambda_bias].concat());
     let state = bench.floats(&before);
     let reads = bench.floats(&vec![0.0; n_tokens * n_rows]);
-    let projected = bench.floats(&vec![777.0; n_tokens * 6 * n_rows]);
+    let projected = bench.floats(&vec![0.0; n_tokens * 6 * n_rows]);
     let params = MemoryStepParams {
         num_state_heads: delta.num_state_heads as u32,
         raw_stride: width as u32,
@@ -140,18 +166,28 @@ fn check_step(bench: &mut Bench, delta: &DeltaConfig, raw: &[f32], bias: f32, wr
         reads: &reads,
         projected: &projected,
     };
-    let op = made(kernels::memory_step(&mut bench.kernels, &bench.gpu, params, buffers));
-    bench.run(step(n_tokens, 0, 0), &[op]);
-    let what = format!("memory_step {delta:?} writes {writes} on {}", bench.tier);
-    let largest = |x: &[f32]| x.iter().fold(1.0f32, |m, x| m.max(x.abs()));
-    // as memory_project and memory_scan together: unit vectors and gates keep 1e-5, the rest are sums
-    let tolerance = |x: &[f32]| Tolerance::new(largest(x) * (rank + 10) as f32 * 1e-6, 2e-5);
-    assert_close(&format!("{what}, state"), &bench.read(&state), &after, tolerance(&after));
-    let found = bench.read(&reads);
-    assert_close(&format!("{what}, reads"), &found, &expected_reads, tolerance(&expected_reads));
-    let written = bench.read(&projected);
-    let gates: Vec<f32> = written.chunks(n_rows).skip(5).step_by(6).flatten().copied().collect();
-    assert_close(&format!("{what}, gates"), &gates, &p.write, Tolerance::new(1e-6, 1e-5));
+    let forms = step_ops(bench, n_tokens, params, buffers);
+    for (form, ops) in ["memory_step", "attention with memory_step"].into_iter().zip(&forms) {
+        for (buffer, values) in [
+            (&state, &before[..]),
+            (&reads, &vec![777.0; n_tokens * n_rows]),
+            (&projected, &vec![777.0; n_tokens * 6 * n_rows]),
+        ] {
+            bench.gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(values));
+        }
+        bench.run(step(n_tokens, 0, 0), ops);
+        let what = format!("{form} {delta:?} writes {writes} on {}", bench.tier);
+        let largest = |x: &[f32]| x.iter().fold(1.0f32, |m, x| m.max(x.abs()));
+        // as memory_project and memory_scan together: unit vectors and gates keep 1e-5, the rest are sums
+        let tolerance = |x: &[f32]| Tolerance::new(largest(x) * (rank + 10) as f32 * 1e-6, 2e-5);
+        assert_close(&format!("{what}, state"), &bench.read(&state), &after, tolerance(&after));
+        let (found, expected) = (bench.read(&reads), &expected_reads);
+        assert_close(&format!("{what}, reads"), &found, expected, tolerance(expected));
+        let written = bench.read(&projected);
+        let gates: Vec<f32> =
+            written.chunks(n_rows).skip(5).step_by(6).flatten().copied().collect();
+        assert_close(&format!("{what}, gates"), &gates, &p.write, Tolerance::new(1e-6, 1e-5));
+    }
 }
 
 #[test]

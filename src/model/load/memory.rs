@@ -1,13 +1,14 @@
-//! The operations of δ-mem in a wrapped layer: its rows, its step, and its correction of o. What q, k and
-//! v take along is with the heads in `load.rs`.
+//! The operations of δ-mem in a wrapped layer: its rows, its reads and writes, and its correction of o.
+//! What rotation and attention take along is put there in `load.rs`.
 
 use super::Loader;
 use crate::config::{DeltaConfig, DeltaHead, StateUpdateMode, adapter_tensor_name};
 use crate::error::Result;
-use crate::kernels::{self, Beside, LinearTarget, RmsNormParams};
+use crate::gpu::Gpu;
+use crate::kernels::{self, Beside, Kernels, LinearTarget, RmsNormParams};
 use crate::matrix::Matrix;
-use crate::model::buffers::MemorySizes;
-use crate::model::{Linear, MemoryLayer};
+use crate::model::Linear;
+use crate::model::buffers::{Buffers, MemorySizes};
 use crate::shader::Storage;
 use crate::weights::TensorSource;
 
@@ -58,6 +59,71 @@ fn step_params(of: kernels::MemoryProjectParams, writes: bool) -> kernels::Memor
     }
 }
 
+/// β's biases, then λ's (zeros where it has none), `[2G]`.
+pub(super) fn gate_biases(
+    layer: usize,
+    delta: &DeltaConfig,
+    source: &dyn TensorSource,
+) -> Result<Vec<f32>> {
+    let mut biases = source.read_all(&adapter_tensor_name(layer, "beta_bias"))?;
+    match delta.uses_lambda() {
+        true => biases.extend(source.read_all(&adapter_tensor_name(layer, "lambda_bias"))?),
+        false => biases.resize(2 * delta.n_gates(), 0.0),
+    }
+    Ok(biases)
+}
+
+/// Reads and writes of one wrapped layer in dispatches of their own, and what others need to take the
+/// writing step along.
+pub(super) struct MemoryOps<'a> {
+    pub step: kernels::MemoryStepParams,
+    pub buffers: kernels::MemoryStepBuffers<'a>,
+    /// For a few tokens that are not written.
+    pub step_read: [kernels::Op; 1],
+    /// For many tokens.
+    pub write: [kernels::Op; 2],
+    pub read: [kernels::Op; 2],
+}
+
+/// Of the layer at this place among the wrapped ones.
+pub(super) async fn memory_ops<'a>(
+    kernels: &mut Kernels,
+    gpu: &Gpu,
+    b: &'a Buffers,
+    sizes: &MemorySizes,
+    delta: &DeltaConfig,
+    index: usize,
+    bias: &'a wgpu::Buffer,
+) -> Result<MemoryOps<'a>> {
+    let project_params = project_params(delta, sizes, index, false);
+    let project =
+        kernels::memory_project(kernels, gpu, project_params, &b.raw, bias, &b.projected).await?;
+    let buffers = kernels::MemoryStepBuffers {
+        raw: &b.raw,
+        bias,
+        state: &b.state,
+        reads: &b.reads,
+        projected: &b.projected,
+    };
+    let step = step_params(project_params, true);
+    let params = step_params(project_params, false);
+    let step_read = kernels::memory_step(kernels, gpu, params, buffers).await?;
+    let params = scan_params(delta, index, false);
+    let scan = kernels::memory_scan(kernels, gpu, params, &b.projected, &b.state, &b.reads).await?;
+    let params = kernels::MemoryReadParams {
+        num_state_heads: delta.num_state_heads as u32,
+        layer: index as u32,
+    };
+    let read = kernels::memory_read(kernels, gpu, params, &b.projected, &b.state, &b.reads).await?;
+    Ok(MemoryOps {
+        step,
+        buffers,
+        step_read: [step_read],
+        write: [project.clone(), scan],
+        read: [project, read],
+    })
+}
+
 /// (α / r)·m·W_Δ, `[rows of the head, R]`.
 pub(super) fn correction(
     layer: usize,
@@ -98,58 +164,6 @@ impl Loader<'_> {
             stacked.push((name("lambda_proj"), gates));
         }
         self.upload.matrix(source, &stacked, self.config.hidden_size, Storage::F32).await
-    }
-
-    /// δ-mem of one wrapped layer between the projections and the rotation; `index` is its place
-    /// among them.
-    pub(super) async fn memory_layer(
-        &mut self,
-        layer: usize,
-        index: usize,
-        delta: &DeltaConfig,
-        source: &dyn TensorSource,
-        output_apart: (Linear, Vec<kernels::Op>),
-    ) -> Result<MemoryLayer> {
-        let (b, sizes) = (self.buffers, self.sizes);
-        let name = |part: &str| adapter_tensor_name(layer, part);
-        let mut bias = source.read_all(&name("beta_bias"))?;
-        match delta.uses_lambda() {
-            true => bias.extend(source.read_all(&name("lambda_bias"))?),
-            false => bias.resize(2 * delta.n_gates(), 0.0),
-        }
-        let gpu = self.upload.gpu();
-        let bias = gpu.storage_with("memory gate biases", &bias).await?;
-        let kernels = &mut self.kernels;
-        let params = project_params(delta, sizes, index, false);
-        let project =
-            kernels::memory_project(kernels, gpu, params, &b.raw, &bias, &b.projected).await?;
-        let buffers = kernels::MemoryStepBuffers {
-            raw: &b.raw,
-            bias: &bias,
-            state: &b.state,
-            reads: &b.reads,
-            projected: &b.projected,
-        };
-        let params = step_params(params, true);
-        let step = kernels::memory_step(kernels, gpu, params, buffers).await?;
-        let params = step_params(project_params(delta, sizes, index, false), false);
-        let step_read = kernels::memory_step(kernels, gpu, params, buffers).await?;
-        let params = scan_params(delta, index, false);
-        let scan =
-            kernels::memory_scan(kernels, gpu, params, &b.projected, &b.state, &b.reads).await?;
-        let params = kernels::MemoryReadParams {
-            num_state_heads: delta.num_state_heads as u32,
-            layer: index as u32,
-        };
-        let read =
-            kernels::memory_read(kernels, gpu, params, &b.projected, &b.state, &b.reads).await?;
-        let many_from = Linear::many_from(&gpu.tier);
-        Ok(MemoryLayer {
-            write: Linear { few: vec![step], many: vec![project.clone(), scan], many_from },
-            read: Linear { few: vec![step_read], many: vec![project, read], many_from },
-            output_apart,
-            bias,
-        })
     }
 
     /// x += o·Woᵀ + Δo, and the same in two.

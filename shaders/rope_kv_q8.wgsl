@@ -4,8 +4,8 @@
 // qkv: [T, stride] f32, q | k | v, which lib/head_adjusted corrects and norms first
 // table: [positions, d/2] (cos, sin)
 // caches: [positions, n_kv, 1 + d/4] u32 (lib/kv_q8)
-// Plan: one workgroup a head of a token, whose invocations look for the largest together;
-// group.x = head among q, k, v heads, group.y = token.
+// Plan: one workgroup a head of a tile of tokens, whose invocations look for a head's largest together;
+// group.x = head among q, k, v heads, group.y = tile.
 struct Params {
     n_heads: u32,
     n_kv_heads: u32,
@@ -17,16 +17,9 @@ struct Params {
     corrects_k: u32,
     corrects_v: u32,
     n_reads: u32,    // R of the corrections
-    // where ρ is made on the spot (lib/memory_row):
-    num_state_heads: u32,
-    raw_stride: u32,
-    normalize_qk: u32,
-    gates_per_head: u32,
-    lambda_mode: u32,
-    erase_lambda: u32,
-    writes: u32,     // 1: tokens of the chunk are written
-    layer: u32,      // index among the wrapped layers
-    first_bias: u32, // floats of `adjustments` before the gates' biases
+    tile_tokens: u32, // tokens of a workgroup
+    normalize_qk: u32, // 1: so are memory queries; where ρ is made on the spot
+    layer: u32,       // index among the wrapped layers, there too
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -47,17 +40,8 @@ fn quants(y: vec4<f32>, inverse: f32) -> u32 {
     return bytes.x | (bytes.y << 8u) | (bytes.z << 16u) | (bytes.w << 24u);
 }
 
-@compute @workgroup_size(WORKGROUP_SIZE)
-fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let token = group.y;
-    let head = group.x;
-    if (token >= step.n_tokens) {
-        return; // a step after the end of a reply
-    }
-    load_head(token, head, lane);
+// Of one token, for the whole workgroup.
+fn put_head(token: u32, head: u32, lane: u32) {
     if (head < params.n_heads) {
         rotate_in_place(token, head, lane);
         return; // the whole workgroup has this head
@@ -111,5 +95,21 @@ fn main(
         } else {
             key_cache[slot] = bitcast<u32>(scale);
         }
+    }
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let first_token = group.y * params.tile_tokens;
+    if (first_token >= step.n_tokens) {
+        return; // a step after the end of a reply
+    }
+    load_heads(first_token, group.x, lane);
+    let end = min(first_token + params.tile_tokens, step.n_tokens);
+    for (var token = first_token; token < end; token++) {
+        put_head(token, group.x, lane);
     }
 }

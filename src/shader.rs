@@ -54,7 +54,8 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("weight_q5_k", include_str!("../shaders/lib/weight_q5_k.wgsl")),
     ("weight_q6_k", include_str!("../shaders/lib/weight_q6_k.wgsl")),
     ("weight_blocks_of_quads", include_str!("../shaders/lib/weight_blocks_of_quads.wgsl")),
-    ("memory_row", include_str!("../shaders/lib/memory_row.wgsl")),
+    ("row_read", include_str!("../shaders/lib/row_read.wgsl")),
+    ("row_write", include_str!("../shaders/lib/row_write.wgsl")),
     ("memory_walk", include_str!("../shaders/lib/memory_walk.wgsl")),
     ("memory_beside", include_str!("../shaders/lib/memory_beside.wgsl")),
     ("memory_beside_none", include_str!("../shaders/lib/memory_beside_none.wgsl")),
@@ -71,7 +72,7 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("head_plain", include_str!("../shaders/lib/head_plain.wgsl")),
     ("head_adjusted", include_str!("../shaders/lib/head_adjusted.wgsl")),
     ("reads_stored", include_str!("../shaders/lib/reads_stored.wgsl")),
-    ("reads_walked", include_str!("../shaders/lib/reads_walked.wgsl")),
+    ("reads_made", include_str!("../shaders/lib/reads_made.wgsl")),
     ("rotated", include_str!("../shaders/lib/rotated.wgsl")),
     ("x_block_load", include_str!("../shaders/lib/x_block_load.wgsl")),
     ("x_block_shuffle", include_str!("../shaders/lib/x_block_shuffle.wgsl")),
@@ -129,7 +130,7 @@ pub enum Fusion {
     Correction,
     /// Rotation: the memory's corrections of q, k, v, and the norms of heads.
     Heads,
-    /// The same, and the reads that the corrections take.
+    /// The same, and the reads of a call's only token that the corrections take.
     HeadsAndReads,
     /// The end of attention: the memory's reads and writes.
     MemoryStep,
@@ -257,7 +258,7 @@ fn library_file(import: &str, variant: &Variant) -> String {
         "correction" => "correction_none".into(),
         "head" if variant.adjusts_heads() => "head_adjusted".into(),
         "head" => "head_plain".into(),
-        "reads" if variant.fusion == Fusion::HeadsAndReads => "reads_walked".into(),
+        "reads" if variant.fusion == Fusion::HeadsAndReads => "reads_made".into(),
         "reads" => "reads_stored".into(),
         "memory_beside" if variant.fusion != Fusion::MemoryStep => "memory_beside_none".into(),
         other => other.into(),

@@ -2,23 +2,21 @@
 // state: [layers, H_s, r, r] f32;  reads: [T, R] f32
 // write_gates: [T, 6, R] f32, of which the last part is written, as memory_project does
 // The bindings are the kernel's.
-#import memory_row
-
-fn gate_bias(i: u32) -> f32 {
-    return bias[i];
-}
+#import row_read
+#import row_write
 
 fn walk(row: u32) {
     let n_rows = params.num_state_heads * RANK;
-    var s = state_row(row);
+    let first = params.layer * n_rows + row;
+    var s = state_row(first);
     for (var token = 0u; token < step.n_tokens; token++) {
-        reads[token * n_rows + row] = row_read(row, token, &s);
-        write_gates[(6u * token + 5u) * n_rows + row] = row_write(row, token, &s);
+        let source = token * params.raw_stride;
+        reads[token * n_rows + row] = row_read(row, source, &s);
+        write_gates[(6u * token + 5u) * n_rows + row] = row_write(row, source, &s);
     }
     if (params.writes == 1u) {
-        let start = (params.layer * n_rows + row) * RANK;
         for (var j = 0u; j < RANK; j++) {
-            state[start + j] = s[j];
+            state[first * RANK + j] = s[j];
         }
     }
 }

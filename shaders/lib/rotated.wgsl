@@ -6,10 +6,16 @@ const HALF: u32 = HEAD_DIM / 2u;
 fn rotate_in_place(token: u32, head: u32, lane: u32) {
     let start = token * params.stride + head * HEAD_DIM;
     for (var i = lane; i < HALF; i += WORKGROUP_SIZE) {
-        let low = rotated(token, head, i);
-        let high = rotated(token, head, i + HALF);
-        qkv[start + i] = low;
-        qkv[start + HALF + i] = high;
+        let low = element(token, head, i);
+        let high = element(token, head, i + HALF);
+        if (params.use_rope == 1u) {
+            let rotation = rope_table[(step.n_past + token) * HALF + i];
+            qkv[start + i] = low * rotation.x - high * rotation.y;
+            qkv[start + HALF + i] = high * rotation.x + low * rotation.y;
+        } else {
+            qkv[start + i] = low;
+            qkv[start + HALF + i] = high;
+        }
     }
 }
 

@@ -20,17 +20,12 @@ params! {
         pub corrects_v: u32,
         /// R of the corrections.
         pub n_reads: u32,
-        // where ρ is made on the spot, as MemoryStepParams has them:
-        pub num_state_heads: u32,
-        pub raw_stride: u32,
+        /// Tokens of a workgroup; [`rope_kv`] says how many.
+        pub tile_tokens: u32,
+        /// 1: memory queries are squashed and normed, where ρ is made on the spot.
         pub normalize_qk: u32,
-        pub gates_per_head: u32,
-        pub lambda_mode: u32,
-        pub erase_lambda: u32,
-        pub writes: u32,
+        /// Index among the wrapped layers, there too.
         pub layer: u32,
-        /// Floats of the adjustments before the gates' biases.
-        pub first_bias: u32,
     }
 }
 
@@ -44,11 +39,8 @@ pub(super) const SPEC: KernelSpec = KernelSpec {
         ("corrects_k", &[0, 1]),
         ("corrects_v", &[1]),
         ("n_reads", &[8]),
-        // memory_step is checked with the others
-        ("normalize_qk", &[1]),
-        ("lambda_mode", &[2]),
-        ("erase_lambda", &[1]),
-        ("writes", &[1]),
+        ("tile_tokens", &[1, ROPE_TILE]),
+        ("normalize_qk", &[0, 1]),
     ],
     bindings: &[
         (2, Access::ReadWrite),
@@ -63,6 +55,10 @@ pub(super) const SPEC: KernelSpec = KernelSpec {
     uses_step: true,
     uses_weight: false,
 };
+
+/// Tokens that share what a workgroup loads of corrections, where a CPU plays the GPU: there loads are
+/// what takes time, and workgroups need not be many.
+const ROPE_TILE: u32 = 8;
 
 /// For a cache in 8 bits.
 pub(super) const Q8: KernelSpec = KernelSpec { name: "rope_kv_q8", ..SPEC };
@@ -88,37 +84,9 @@ pub struct RopeKvBuffers<'a> {
 pub enum Reads<'a> {
     /// `[T, R]` f32, there already.
     Stored(&'a wgpu::Buffer),
-    /// Made on the spot from the linear rows `[T, raw_stride]` and the states `[layers, H_s, r, r]`,
-    /// f32; the gates' biases `[2G]` lie behind the corrections. For a few tokens: each walks through
-    /// those before it.
-    Walked { raw: &'a wgpu::Buffer, state: &'a wgpu::Buffer },
-}
-
-impl RopeKvParams {
-    /// With those of the memory, for [`Reads::Walked`].
-    pub fn walking(self, memory: MemoryStepParams) -> RopeKvParams {
-        let MemoryStepParams {
-            num_state_heads,
-            raw_stride,
-            normalize_qk,
-            gates_per_head,
-            lambda_mode,
-            erase_lambda,
-            writes,
-            layer,
-        } = memory;
-        RopeKvParams {
-            num_state_heads,
-            raw_stride,
-            normalize_qk,
-            gates_per_head,
-            lambda_mode,
-            erase_lambda,
-            writes,
-            layer,
-            ..self
-        }
-    }
+    /// Made on the spot, for calls of one token, from its linear rows `[1, raw_stride]` and the states
+    /// `[layers, H_s, r, r]`, f32.
+    Made { raw: &'a wgpu::Buffer, state: &'a wgpu::Buffer },
 }
 
 /// Rotates q where it is and k into its cache, puts v into its own, after corrections and norms of heads.
@@ -128,11 +96,14 @@ pub async fn rope_kv(
     params: RopeKvParams,
     buffers: RopeKvBuffers<'_>,
 ) -> Result<Op> {
+    let makes_reads = matches!(buffers.adjustments, Some((_, Reads::Made { .. })));
+    let tile_tokens = if kernels.software && !makes_reads { ROPE_TILE } else { 1 };
+    let params = RopeKvParams { tile_tokens, ..params };
     let spec = if kernels.variant.kv == Storage::Q8 { &Q8 } else { &SPEC };
     let fusion = match buffers.adjustments {
         None => Fusion::None,
         Some((_, Reads::Stored(_))) => Fusion::Heads,
-        Some((_, Reads::Walked { .. })) => Fusion::HeadsAndReads,
+        Some((_, Reads::Made { .. })) => Fusion::HeadsAndReads,
     };
     let variant = Variant { kv_write: true, fusion, ..kernels.reducing() };
     let RopeKvBuffers { qkv, rope_table, keys, values, adjustments } = buffers;
@@ -141,9 +112,9 @@ pub async fn rope_kv(
         bound.push((3, adjustments));
         match reads {
             Reads::Stored(reads) => bound.push((5, reads)),
-            Reads::Walked { raw, state } => bound.extend([(5, raw), (11, state)]),
+            Reads::Made { raw, state } => bound.extend([(5, raw), (11, state)]),
         }
     }
-    let grid = Grid::PerToken(params.n_heads + 2 * params.n_kv_heads);
+    let grid = Grid::PerTile(params.n_heads + 2 * params.n_kv_heads, tile_tokens);
     kernels.op(gpu, spec, variant, &params, &bound, grid).await
 }

@@ -388,11 +388,11 @@ impl Loader<'_> {
         wrapped: Option<((&DeltaConfig, &dyn TensorSource), usize)>,
     ) -> Result<(Attend, Option<wgpu::Buffer>)> {
         let (config, b) = (self.config, self.buffers);
+        let heads = self.heads(layer).await?;
         let biases = match wrapped {
             None => Vec::new(),
             Some(((delta, source), _)) => gate_biases(layer, delta, source)?,
         };
-        let heads = self.heads(layer, &biases).await?;
         let (keys, values) = &self.cache.layers[layer];
         let gpu = self.upload.gpu();
         let kernels = &mut self.kernels;
@@ -433,43 +433,40 @@ impl Loader<'_> {
         };
         let Some(((delta, _), index)) = wrapped else {
             let bare = Linear { few: after(&[], &few), many: after(&[], &many), many_from };
-            return Ok((Attend { writing: bare.clone(), reading: bare }, None));
+            return Ok((Attend { one: None, writing: bare.clone(), reading: bare }, None));
         };
 
         let bias = gpu.storage_with("memory gate biases", &biases).await?;
         let memory = memory_ops(kernels, gpu, b, self.sizes, delta, index, &bias).await?;
+        let step = kernels::memory_step(kernels, gpu, memory.step, memory.buffers).await?;
+        let writing =
+            Linear { few: after(&[step], &few), many: after(&memory.write, &many), many_from };
         let reading = Linear {
             few: after(&memory.step_read, &few),
             many: after(&memory.read, &many),
             many_from,
         };
-        let writing_few = match heads.apart.is_empty()
-            && kernels::takes_memory_step(kernels, params)
-        {
-            false => {
-                let step = kernels::memory_step(kernels, gpu, memory.step, memory.buffers).await?;
-                after(&[step], &few)
-            }
-            // rotation makes the reads that it takes, and the end of attention the writes
-            true => {
-                let rope_kv = match (rope_params.n_reads, &heads.adjustments) {
-                    (0, _) | (_, None) => rope_kv.clone(),
-                    (_, Some(adjustments)) => {
-                        let reads = Reads::Walked { raw: &b.raw, state: &b.state };
-                        let adjustments = Some((adjustments, reads));
-                        let buffers = kernels::RopeKvBuffers { adjustments, ..rope_buffers };
-                        let params = rope_params.walking(memory.step);
-                        kernels::rope_kv(kernels, gpu, params, buffers).await?
-                    }
+        if !heads.apart.is_empty() || !kernels::takes_memory_step(kernels, params) {
+            return Ok((Attend { one: None, writing, reading }, Some(bias)));
+        }
+        // rotation makes the reads that it takes, and the end of attention the writes
+        let mut one = vec![match (rope_params.n_reads, &heads.adjustments) {
+            (0, _) | (_, None) => rope_kv,
+            (_, Some(adjustments)) => {
+                let reads = Reads::Made { raw: &b.raw, state: &b.state };
+                let adjustments = Some((adjustments, reads));
+                let buffers = kernels::RopeKvBuffers { adjustments, ..rope_buffers };
+                let params = kernels::RopeKvParams {
+                    normalize_qk: memory.step.normalize_qk,
+                    layer: memory.step.layer,
+                    ..rope_params
                 };
-                let step = Some((memory.step, memory.buffers));
-                let mut ops = vec![rope_kv];
-                ops.extend(kernels::attention_few(kernels, gpu, params, buffers, step).await?);
-                ops
+                kernels::rope_kv(kernels, gpu, params, buffers).await?
             }
-        };
-        let writing = Linear { few: writing_few, many: after(&memory.write, &many), many_from };
-        Ok((Attend { writing, reading }, Some(bias)))
+        }];
+        let step = Some((memory.step, memory.buffers));
+        one.extend(kernels::attention_few(kernels, gpu, params, buffers, step).await?);
+        Ok((Attend { one: Some(one), writing, reading }, Some(bias)))
     }
 
     /// activated = silu(gate)·up of the normed x, in both forms.
@@ -519,9 +516,8 @@ impl Loader<'_> {
         Ok(buffer)
     }
 
-    /// What is done to q, k and v heads before they are rotated; the biases of the memory's gates are for
-    /// who makes the reads there.
-    async fn heads(&mut self, layer: usize, biases: &[f32]) -> Result<Heads> {
+    /// What is done to q, k and v heads before they are rotated.
+    async fn heads(&mut self, layer: usize) -> Result<Heads> {
         let (config, b) = (self.config, self.buffers);
         let mut heads = Heads {
             params: kernels::RopeKvParams {
@@ -573,12 +569,6 @@ impl Loader<'_> {
                     .await?;
                 heads.apart.push(op);
             }
-        }
-        heads.params.first_bias = adjustments.len() as u32;
-        if heads.params.n_reads > 0 {
-            adjustments.extend(biases);
-            // bound as whole quads
-            adjustments.resize(adjustments.len().next_multiple_of(4), 0.0);
         }
         if !adjustments.is_empty() {
             let gpu = self.upload.gpu();

@@ -76,6 +76,8 @@ struct Layer {
 /// and Δq, Δk, Δv, rotation, attention, the memory's writes.
 #[derive(Debug)]
 struct Attend {
+    /// One token, which is written: the memory rides along with the others.
+    one: Option<Vec<Op>>,
     /// Tokens are written one by one.
     writing: Linear,
     /// The memory stays as it is; in a bare layer the same.
@@ -388,11 +390,11 @@ impl Model {
     ) {
         layer.input_norm.record(pass, step);
         layer.qkv.record(pass, step);
-        let attend = match plan {
-            WritePlan::PerToken => &layer.attend.writing,
-            WritePlan::ReadOnly | WritePlan::Groups { .. } => &layer.attend.reading,
-        };
-        attend.record(pass, step);
+        match (plan, &layer.attend.one) {
+            (WritePlan::PerToken, Some(one)) if step.n_tokens == 1 => record_all(one, pass, step),
+            (WritePlan::PerToken, _) => layer.attend.writing.record(pass, step),
+            _ => layer.attend.reading.record(pass, step),
+        }
         if let WritePlan::Groups { .. } = plan
             && let Some(groups) = &self.groups
             && layer.memory.is_some()

@@ -4,7 +4,7 @@ use crate::bench::*;
 use deltamem::config::{DeltaConfig, ModelConfig};
 use deltamem::footprint;
 use deltamem::kernels::{
-    self, AttentionBuffers, AttentionParams, MemoryStepParams, Reads, RopeKvBuffers, RopeKvParams,
+    self, AttentionBuffers, AttentionParams, Reads, RopeKvBuffers, RopeKvParams,
 };
 use deltamem::reference::{self, KvCache, Output};
 use deltamem::rope::RopeTable;
@@ -83,46 +83,28 @@ struct Adjusted {
     /// q, k, v
     corrects: [bool; 3],
     n_reads: usize,
-    /// The reads are made on the spot, from states of rank 8.
-    walks: bool,
+    /// The reads of one token are made on the spot, from states of rank 8.
+    makes_reads: bool,
 }
 
-/// What a walk through the tokens takes and gives, of the second of three layers.
-struct Walk {
+/// What the reads of a token are made of, with the states of the second of three layers.
+struct Making {
     raw: Vec<f32>,
     states: Vec<f32>,
-    biases: Vec<f32>,
     reads: Vec<f32>,
-    params: MemoryStepParams,
 }
 
-impl Walk {
-    fn new(n_tokens: usize, n_reads: usize) -> Walk {
-        let n_heads = n_reads / 8;
-        let json = format!(
-            r#"{{"rank": 8, "num_state_heads": {n_heads}, "couple_lambda": false,
-            "state_update_mode": "lambda_outside"}}"#
-        );
+impl Making {
+    fn new(n_reads: usize) -> Making {
+        let json = format!(r#"{{"rank": 8, "num_state_heads": {}}}"#, n_reads / 8);
         let delta = DeltaConfig::from_json(json.as_bytes(), "test").expect("a configuration");
-        let width = 5 * n_reads;
-        let raw = noise(n_tokens * width, 30, 4.0);
-        let biases = noise(2 * n_reads, 31, 2.0);
+        let raw = noise(4 * n_reads, 30, 4.0);
         let states = noise(3 * 8 * n_reads, 32, 1.0);
-        let projected =
-            reference::memory_project(&delta, &raw, &biases[..n_reads], &biases[n_reads..]);
-        let mut own = states[8 * n_reads..16 * n_reads].to_vec();
-        let reads = reference::memory_scan(&mut own, &projected, 8);
-        let params = MemoryStepParams {
-            num_state_heads: n_heads as u32,
-            raw_stride: width as u32,
-            normalize_qk: 1,
-            gates_per_head: 8,
-            lambda_mode: 2,
-            erase_lambda: 1,
-            writes: 1,
-            layer: 1,
-        };
-        Walk { raw, states, biases, reads, params }
+        let zeros = vec![0.0; n_reads];
+        let projected = reference::memory_project(&delta, &raw, &zeros, &zeros);
+        let own = &states[8 * n_reads..16 * n_reads];
+        let reads = reference::memory_read(own, &projected.q, 8);
+        Making { raw, states, reads }
     }
 }
 
@@ -160,9 +142,9 @@ fn check_rope_kv_on(
         let mut parts = [q, k, v];
         // bound as whole quads even where nothing is read
         let mut reads = noise((n_tokens * adjusted.n_reads).max(4), 5, 1.0);
-        let walk = adjusted.walks.then(|| Walk::new(n_tokens, adjusted.n_reads));
-        if let Some(walk) = &walk {
-            reads.clone_from(&walk.reads);
+        let making = adjusted.makes_reads.then(|| Making::new(adjusted.n_reads));
+        if let Some(making) = &making {
+            reads.clone_from(&making.reads);
         }
         let mut adjustments = Vec::new();
         let norms = [7, 8].map(|seed| -> Vec<f32> {
@@ -205,12 +187,8 @@ fn check_rope_kv_on(
         let rope_table = bench.floats(&pairs.flat_map(|(c, s)| [*c, *s]).collect::<Vec<f32>>());
         let keys = upload(bench, &before(3), kv, heads.dim);
         let values = upload(bench, &before(4), kv, heads.dim);
-        let first_bias = adjustments.len() as u32;
-        if let Some(walk) = &walk {
-            adjustments.extend(&walk.biases);
-        }
         let (adjustments, reads) = (bench.floats(&adjustments), bench.floats(&reads));
-        let on_device = walk.as_ref().map(|w| (bench.floats(&w.raw), bench.floats(&w.states)));
+        let on_device = making.map(|m| (bench.floats(&m.raw), bench.floats(&m.states)));
         let params = RopeKvParams {
             use_rope: use_rope.into(),
             has_norm: adjusted.has_norm.into(),
@@ -218,12 +196,13 @@ fn check_rope_kv_on(
             corrects_k: adjusted.corrects[1].into(),
             corrects_v: adjusted.corrects[2].into(),
             n_reads: adjusted.n_reads as u32,
-            first_bias,
-            ..walk.as_ref().map_or(plain(heads), |walk| plain(heads).walking(walk.params))
+            normalize_qk: 1,
+            layer: 1,
+            ..plain(heads)
         };
         let reads = match &on_device {
             None => Reads::Stored(&reads),
-            Some((raw, state)) => Reads::Walked { raw, state },
+            Some((raw, state)) => Reads::Made { raw, state },
         };
         let is_adjusted = adjusted.has_norm || adjusted.n_reads > 0;
         let buffers = RopeKvBuffers {
@@ -242,8 +221,8 @@ fn check_rope_kv_on(
         // two products and their sum; a correction adds up to 32 products, and a norm divides by a root
         // and leaves numbers of a few, so these keep some units more
         let size = if adjusted.has_norm { scale.max(20.0) } else { scale };
-        let (absolute, relative) = match (adjusted.walks, is_adjusted) {
-            // reads of a walk keep 2e-5, as memory_step's
+        let (absolute, relative) = match (adjusted.makes_reads, is_adjusted) {
+            // reads that are made here keep 2e-5, as memory_step's
             (true, _) => (2e-5, 2e-6),
             (false, true) => (1e-6, 2e-6),
             (false, false) => (2e-7, 1e-6),
@@ -301,7 +280,8 @@ fn rope_kv_matches_reference() {
 
 #[test]
 fn rope_kv_with_corrections_and_norms_matches_reference() {
-    let of = |has_norm, corrects, n_reads| Adjusted { has_norm, corrects, n_reads, walks: false };
+    let of =
+        |has_norm, corrects, n_reads| Adjusted { has_norm, corrects, n_reads, makes_reads: false };
     for kv in Storage::KV {
         check_rope_kv(kv, &SMOLLM3, 2, 60, 2.0, of(false, [true, false, false], 8));
         check_rope_kv(kv, &SMALL, 3, 2, 2.0, of(true, [true, true, true], 4));
@@ -316,12 +296,13 @@ fn rope_kv_with_corrections_and_norms_matches_reference() {
 
 #[test]
 fn rope_kv_that_makes_its_reads_matches_reference() {
-    let of = |has_norm, corrects, n_reads| Adjusted { has_norm, corrects, n_reads, walks: true };
+    let of =
+        |has_norm, corrects, n_reads| Adjusted { has_norm, corrects, n_reads, makes_reads: true };
     for kv in Storage::KV {
         check_rope_kv(kv, &SMOLLM3, 1, 60, 2.0, of(false, [true, false, false], 8));
-        check_rope_kv(kv, &SMOLLM3, 7, 3, 2.0, of(false, [true, false, false], 64));
-        check_rope_kv(kv, &SMALL, 2, 2, 2.0, of(true, [true, true, true], 8));
-        check_rope_kv(kv, &WIDEST, 3, 1, 2.0, of(true, [false, true, true], 16));
+        check_rope_kv(kv, &SMOLLM3, 1, 3, 2.0, of(false, [true, false, false], 64));
+        check_rope_kv(kv, &SMALL, 1, 2, 2.0, of(true, [true, true, true], 8));
+        check_rope_kv(kv, &WIDEST, 1, 1, 2.0, of(true, [false, true, true], 16));
     }
 }
 

@@ -34,19 +34,27 @@ fn load_heads(first_token: u32, head: u32, lane: u32) {
         load_reads(first_token, lane);
         for (var j = 0u; j < n_quads; j += 2u) {
             let k = min(j + 1u, n_quads - 1u);
+            // all elements of a head share the reads; tokens past the end repeat the last one
+            var near: array<vec4<f32>, TILE>;
+            var far: array<vec4<f32>, TILE>;
+            for (var t = 0u; t < TILE; t++) {
+                let token = first_token + min(t, n_tile - 1u);
+                near[t] = read_quad(token, j);
+                far[t] = select(vec4(0.0), read_quad(token, k), k > j);
+            }
             for (var i = lane; i < HEAD_DIM; i += WORKGROUP_SIZE) {
-                let near = adjustments[first + i * n_quads + j];
-                let far = select(vec4(0.0), adjustments[first + i * n_quads + k], k > j);
-                for (var t = 0u; t < n_tile; t++) {
-                    let token = first_token + t;
+                let column = adjustments[first + i * n_quads + j];
+                let next = adjustments[first + i * n_quads + k];
+                for (var t = 0u; t < TILE; t++) {
+                    let own = min(t, n_tile - 1u);
                     var before = 0.0;
                     if (j == 0u) {
-                        before = qkv[start + t * params.stride + i];
+                        before = qkv[start + own * params.stride + i];
                     } else {
                         before = head_values[t * HEAD_DIM + i];
                     }
                     head_values[t * HEAD_DIM + i] =
-                        before + dot(near, read_quad(token, j)) + dot(far, read_quad(token, k));
+                        before + dot(column, near[t]) + dot(next, far[t]);
                 }
             }
         }

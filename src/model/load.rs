@@ -3,7 +3,7 @@
 mod memory;
 
 use super::buffers::{Buffers, MemorySizes};
-use super::{Attend, Choice, Head, Layer, Linear, MemoryLayer, Model};
+use super::{Attend, Choice, Head, Layer, Linear, MemoryLayer, Model, One};
 use crate::config::{DeltaConfig, DeltaHead, ModelConfig, WriteGranularity};
 use crate::engine::{Wanted, WantedLogits};
 use crate::error::{Error, Result};
@@ -438,11 +438,13 @@ impl Loader<'_> {
 
         let bias = gpu.storage_with("memory gate biases", &biases).await?;
         let memory = memory_ops(kernels, gpu, b, self.sizes, delta, index, &bias).await?;
-        let step = kernels::memory_step(kernels, gpu, memory.step, memory.buffers).await?;
-        let writing =
-            Linear { few: after(&[step], &few), many: after(&memory.write, &many), many_from };
+        let writing = Linear {
+            few: after(&memory.write_few, &few),
+            many: after(&memory.write, &many),
+            many_from,
+        };
         let reading = Linear {
-            few: after(&memory.step_read, &few),
+            few: after(&memory.read_few, &few),
             many: after(&memory.read, &many),
             many_from,
         };
@@ -450,7 +452,7 @@ impl Loader<'_> {
             return Ok((Attend { one: None, writing, reading }, Some(bias)));
         }
         // rotation makes the reads that it takes, and the end of attention the writes
-        let mut one = vec![match (rope_params.n_reads, &heads.adjustments) {
+        let rope_kv = match (rope_params.n_reads, &heads.adjustments) {
             (0, _) | (_, None) => rope_kv,
             (_, Some(adjustments)) => {
                 let reads = Reads::Made { raw: &b.raw, state: &b.state };
@@ -463,10 +465,16 @@ impl Loader<'_> {
                 };
                 kernels::rope_kv(kernels, gpu, params, buffers).await?
             }
-        }];
-        let step = Some((memory.step, memory.buffers));
-        one.extend(kernels::attention_few(kernels, gpu, params, buffers, step).await?);
-        Ok((Attend { one: Some(one), writing, reading }, Some(bias)))
+        };
+        let mut forms = [memory.step, memory.step_read].map(|step| (step, Vec::new()));
+        for (step, ops) in &mut forms {
+            let step = Some((*step, memory.buffers));
+            ops.push(rope_kv.clone());
+            ops.extend(kernels::attention_few(kernels, gpu, params, buffers, step).await?);
+        }
+        let [(_, one_writing), (_, one_reading)] = forms;
+        let one = Some(One { writing: one_writing, reading: one_reading });
+        Ok((Attend { one, writing, reading }, Some(bias)))
     }
 
     /// activated = silu(gate)·up of the normed x, in both forms.

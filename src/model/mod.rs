@@ -76,12 +76,19 @@ struct Layer {
 /// and Δq, Δk, Δv, rotation, attention, the memory's writes.
 #[derive(Debug)]
 struct Attend {
-    /// One token, which is written: the memory rides along with the others.
-    one: Option<Vec<Op>>,
+    /// The same two for one token, where the memory can ride along with the others.
+    one: Option<One>,
     /// Tokens are written one by one.
     writing: Linear,
     /// The memory stays as it is; in a bare layer the same.
     reading: Linear,
+}
+
+/// What [`Attend`] has for one token.
+#[derive(Debug)]
+struct One {
+    writing: Vec<Op>,
+    reading: Vec<Op>,
 }
 
 /// What else δ-mem has in a wrapped layer, beside what others take along: the linear rows m_q, m_k,
@@ -390,10 +397,13 @@ impl Model {
     ) {
         layer.input_norm.record(pass, step);
         layer.qkv.record(pass, step);
-        match (plan, &layer.attend.one) {
-            (WritePlan::PerToken, Some(one)) if step.n_tokens == 1 => record_all(one, pass, step),
-            (WritePlan::PerToken, _) => layer.attend.writing.record(pass, step),
-            _ => layer.attend.reading.record(pass, step),
+        let attend = &layer.attend;
+        let one = attend.one.as_ref().filter(|_| step.n_tokens == 1);
+        match (plan, one) {
+            (WritePlan::PerToken, Some(one)) => record_all(&one.writing, pass, step),
+            (WritePlan::PerToken, None) => attend.writing.record(pass, step),
+            (_, Some(one)) => record_all(&one.reading, pass, step),
+            (_, None) => attend.reading.record(pass, step),
         }
         if let WritePlan::Groups { .. } = plan
             && let Some(groups) = &self.groups

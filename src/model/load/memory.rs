@@ -73,17 +73,25 @@ pub(super) fn gate_biases(
     Ok(biases)
 }
 
-/// Reads and writes of one wrapped layer in dispatches of their own, and what others need to take the
-/// writing step along.
+/// Reads and writes of one wrapped layer in dispatches of their own, and what others need to take a step
+/// along.
 pub(super) struct MemoryOps<'a> {
     pub step: kernels::MemoryStepParams,
+    /// Without the write.
+    pub step_read: kernels::MemoryStepParams,
     pub buffers: kernels::MemoryStepBuffers<'a>,
-    /// For a few tokens that are not written.
-    pub step_read: [kernels::Op; 1],
+    pub write_few: [kernels::Op; 1],
+    pub read_few: [kernels::Op; 1],
     /// For many tokens.
-    pub write: [kernels::Op; 2],
+    pub write: Vec<kernels::Op>,
     pub read: [kernels::Op; 2],
 }
+
+/// Rows of a layer's states up to which a CPU that plays the GPU walks through many tokens at once rather
+/// than project them first: each row makes q and k of its head again, and a dispatch is saved.
+const FEW_ROWS: usize = kernels::SERIAL_WORKGROUP as usize;
+/// Tokens up to which it does: three loops of eight rounds each leave lavapipe's 65,535 far away.
+const MOST_STEPS: usize = 1024;
 
 /// Of the layer at this place among the wrapped ones.
 pub(super) async fn memory_ops<'a>(
@@ -106,10 +114,19 @@ pub(super) async fn memory_ops<'a>(
         projected: &b.projected,
     };
     let step = step_params(project_params, true);
-    let params = step_params(project_params, false);
-    let step_read = kernels::memory_step(kernels, gpu, params, buffers).await?;
-    let params = scan_params(delta, index, false);
-    let scan = kernels::memory_scan(kernels, gpu, params, &b.projected, &b.state, &b.reads).await?;
+    let step_read = step_params(project_params, false);
+    let write_few = kernels::memory_step(kernels, gpu, step, buffers).await?;
+    let read_few = kernels::memory_step(kernels, gpu, step_read, buffers).await?;
+    let chunk = b.raw.size() as usize / 4 / sizes.raw_stride;
+    let walks = gpu.tier.software && delta.n_rows() <= FEW_ROWS && chunk <= MOST_STEPS;
+    let write = if walks {
+        vec![write_few.clone()]
+    } else {
+        let params = scan_params(delta, index, false);
+        let (projected, state, reads) = (&b.projected, &b.state, &b.reads);
+        let scan = kernels::memory_scan(kernels, gpu, params, projected, state, reads).await?;
+        vec![project.clone(), scan]
+    };
     let params = kernels::MemoryReadParams {
         num_state_heads: delta.num_state_heads as u32,
         layer: index as u32,
@@ -117,9 +134,11 @@ pub(super) async fn memory_ops<'a>(
     let read = kernels::memory_read(kernels, gpu, params, &b.projected, &b.state, &b.reads).await?;
     Ok(MemoryOps {
         step,
+        step_read,
         buffers,
-        step_read: [step_read],
-        write: [project.clone(), scan],
+        write_few: [write_few],
+        read_few: [read_few],
+        write,
         read: [project, read],
     })
 }

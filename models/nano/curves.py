@@ -22,9 +22,13 @@ def main():
     parser.add_argument("--out", type=pathlib.Path, required=True)
     o = parser.parse_args()
     plt.rcParams["svg.hashsalt"] = "nano"
-    figure, axes = plt.subplots(1, len(o.logs), figsize=(5 * len(o.logs), 4), squeeze=False, layout="constrained")
-    for axis, path in zip(axes[0], o.logs):
+    n_rows = (len(o.logs) + 1) // 2
+    figure, axes = plt.subplots(n_rows, 2, figsize=(10, 4 * n_rows), squeeze=False, layout="constrained")
+    for axis in axes.flat[len(o.logs) :]:
+        axis.set_axis_off()
+    for axis, path in zip(axes.flat, o.logs):
         rows = list(csv.DictReader(path.open()))
+        axis.set_prop_cycle(color=plt.get_cmap("tab20").colors)
         for name in rows[0]:
             if name not in NO_SCORE:
                 axis.plot([int(r["step"]) for r in rows], [float(r[name]) for r in rows], label=name, linewidth=1.2)

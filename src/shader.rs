@@ -54,8 +54,6 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("weight_q5_k", include_str!("../shaders/lib/weight_q5_k.wgsl")),
     ("weight_q6_k", include_str!("../shaders/lib/weight_q6_k.wgsl")),
     ("weight_blocks_of_quads", include_str!("../shaders/lib/weight_blocks_of_quads.wgsl")),
-    ("row_read", include_str!("../shaders/lib/row_read.wgsl")),
-    ("row_write", include_str!("../shaders/lib/row_write.wgsl")),
     ("memory_walk", include_str!("../shaders/lib/memory_walk.wgsl")),
     ("memory_beside", include_str!("../shaders/lib/memory_beside.wgsl")),
     ("memory_beside_none", include_str!("../shaders/lib/memory_beside_none.wgsl")),
@@ -71,6 +69,7 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("gates", include_str!("../shaders/lib/gates.wgsl")),
     ("head_plain", include_str!("../shaders/lib/head_plain.wgsl")),
     ("head_adjusted", include_str!("../shaders/lib/head_adjusted.wgsl")),
+    ("head_tile", include_str!("../shaders/lib/head_tile.wgsl")),
     ("reads_stored", include_str!("../shaders/lib/reads_stored.wgsl")),
     ("reads_made", include_str!("../shaders/lib/reads_made.wgsl")),
     ("rotated", include_str!("../shaders/lib/rotated.wgsl")),
@@ -149,7 +148,8 @@ pub struct Variant {
     pub subgroups: bool,
     /// For `#import memory_rows_…`, `correction`, `head`, `reads` and `memory_beside`.
     pub fusion: Fusion,
-    /// Eight invocations share loads by `subgroupShuffle`: for `#import x_block`.
+    /// Eight invocations share loads by `subgroupShuffle`: for `#import x_block`; and where they can,
+    /// `#import head` is for tiles of tokens.
     pub shuffle: bool,
     /// Loops are short rather than few rounds long: for `#import pairs`.
     pub short_loops: bool,
@@ -256,6 +256,7 @@ fn library_file(import: &str, variant: &Variant) -> String {
         }
         "correction" if variant.fusion == Fusion::Correction => "correction_low_rank".into(),
         "correction" => "correction_none".into(),
+        "head" if variant.adjusts_heads() && variant.shuffle => "head_tile".into(),
         "head" if variant.adjusts_heads() => "head_adjusted".into(),
         "head" => "head_plain".into(),
         "reads" if variant.fusion == Fusion::HeadsAndReads => "reads_made".into(),

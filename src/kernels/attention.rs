@@ -248,16 +248,23 @@ fn tile_tokens(
     (n_tokens > 0).then_some(n_tokens)
 }
 
-/// Whether [`attention_few`] ends with a dispatch that takes the memory's step along.
-pub fn takes_memory_step(kernels: &Kernels, params: AttentionParams) -> bool {
-    kernels.software || params.n_heads / params.n_kv_heads <= MAX_HEADS_PER_KV
+/// Whether the memory's step of a token is to ride along: [`attention_few`] must end with a dispatch that
+/// can take it, and a workgroup must have an invocation for each of so many rows of S, as every head makes
+/// the reads again. Not where shaders are compiled for each visit and run on a CPU: a page on SwiftShader
+/// would have its first token 1.4 s later and a sixth fewer tokens a second (BENCHMARKS.md).
+pub fn takes_memory_step(kernels: &Kernels, params: AttentionParams, n_rows: usize) -> bool {
+    let ends_with_combine = match kernels.software {
+        true => kernels.can_shuffle,
+        false => params.n_heads / params.n_kv_heads <= MAX_HEADS_PER_KV,
+    };
+    ends_with_combine && n_rows <= kernels.reduce_workgroup as usize
 }
 
 /// The same for a few tokens: on a GPU the keys are shared out, so that a long context does not make
 /// a token wait. With it goes the memory's step, where that is given.
 ///
 /// # Panics
-/// If one is given where [`takes_memory_step`] says no.
+/// If one is given where no dispatch can take it (see [`takes_memory_step`]).
 pub async fn attention_few(
     kernels: &mut Kernels,
     gpu: &Gpu,
@@ -270,7 +277,7 @@ pub async fn attention_few(
     if kernels.software {
         return serial(kernels, gpu, params, buffers, memory).await;
     }
-    if !takes_memory_step(kernels, params) {
+    if heads_per_kv > MAX_HEADS_PER_KV {
         assert!(memory.is_none(), "attention in one dispatch takes no step along");
         return attention(kernels, gpu, params, buffers).await;
     }

@@ -56,7 +56,7 @@ pub(super) const SPEC: KernelSpec = KernelSpec {
     uses_weight: false,
 };
 
-/// Tokens that share what a workgroup loads of corrections, where a CPU plays the GPU: there loads are
+/// Tokens that share what a workgroup loads of corrections, where lavapipe plays the GPU: there loads are
 /// what takes time, and workgroups need not be many.
 const ROPE_TILE: u32 = 8;
 
@@ -97,7 +97,8 @@ pub async fn rope_kv(
     buffers: RopeKvBuffers<'_>,
 ) -> Result<Op> {
     let makes_reads = matches!(buffers.adjustments, Some((_, Reads::Made { .. })));
-    let tile_tokens = if kernels.software && !makes_reads { ROPE_TILE } else { 1 };
+    let is_tiled = kernels.software && kernels.can_shuffle && !makes_reads;
+    let tile_tokens = if is_tiled { ROPE_TILE } else { 1 };
     let params = RopeKvParams { tile_tokens, ..params };
     let spec = if kernels.variant.kv == Storage::Q8 { &Q8 } else { &SPEC };
     let fusion = match buffers.adjustments {
@@ -105,7 +106,7 @@ pub async fn rope_kv(
         Some((_, Reads::Stored(_))) => Fusion::Heads,
         Some((_, Reads::Made { .. })) => Fusion::HeadsAndReads,
     };
-    let variant = Variant { kv_write: true, fusion, ..kernels.reducing() };
+    let variant = Variant { kv_write: true, fusion, shuffle: is_tiled, ..kernels.reducing() };
     let RopeKvBuffers { qkv, rope_table, keys, values, adjustments } = buffers;
     let mut bound = vec![(2, qkv), (4, rope_table), (6, keys), (7, values)];
     if let Some((adjustments, reads)) = adjustments {

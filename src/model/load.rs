@@ -448,7 +448,7 @@ impl Loader<'_> {
             many: after(&memory.read, &many),
             many_from,
         };
-        if !heads.apart.is_empty() || !kernels::takes_memory_step(kernels, params) {
+        if !heads.apart.is_empty() || !kernels::takes_memory_step(kernels, params, delta.n_rows()) {
             return Ok((Attend { one: None, writing, reading }, Some(bias)));
         }
         // rotation makes the reads that it takes, and the end of attention the writes

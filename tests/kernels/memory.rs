@@ -117,7 +117,6 @@ fn step_ops(
     let of_attention =
         AttentionParams { n_heads: 2, n_kv_heads: 1, q_stride: 256, o_stride: 256, scale: 0.1 };
     let (kernels, gpu) = (&mut bench.kernels, &bench.gpu);
-    assert!(kernels::takes_memory_step(kernels, of_attention));
     let step = Some((params, buffers));
     let beside = made(kernels::attention_few(kernels, gpu, of_attention, attention, step));
     [vec![alone], beside]

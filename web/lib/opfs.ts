@@ -58,8 +58,9 @@ export async function textAt(folder: Folder, name: string): Promise<string | nul
     try {
       return (await (await fileAt(folder, name))?.text()) ?? null;
     } catch (error) {
-      // It was written between the two: a File is what it was at one moment, or unreadable.
-      if (!isChanged(error) || tries === 20) throw error;
+      // It was written between the two: a File is what it was at one moment, or unreadable, or not to be
+      // found while the new text takes its place. Where it is gone for good, the next try says so.
+      if (!(isChanged(error) || isMissing(error)) || tries === 20) throw error;
       await new Promise((resolve) => setTimeout(resolve, 5));
     }
   }

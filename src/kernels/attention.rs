@@ -250,8 +250,9 @@ fn tile_tokens(
 
 /// Whether the memory's step of a token is to ride along: [`attention_few`] must end with a dispatch that
 /// can take it, and a workgroup must have an invocation for each of so many rows of S, as every head makes
-/// the reads again. Not where shaders are compiled for each visit and run on a CPU: a page on SwiftShader
-/// would have its first token 1.4 s later and a sixth fewer tokens a second (BENCHMARKS.md).
+/// the reads again. Not where shaders are compiled for each visit and run on a CPU: with 64 rows a page on
+/// SwiftShader had its first token 1.4 s later and a sixth fewer tokens a second (BENCHMARKS.md); with
+/// fewer rows that has not been measured.
 pub fn takes_memory_step(kernels: &Kernels, params: AttentionParams, n_rows: usize) -> bool {
     let ends_with_combine = match kernels.software {
         true => kernels.can_shuffle,

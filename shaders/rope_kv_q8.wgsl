@@ -6,32 +6,10 @@
 // caches: [positions, n_kv, 1 + d/4] u32 (lib/kv_q8)
 // Plan: one workgroup a head of a tile of tokens, whose invocations look for a head's largest together;
 // group.x = head among q, k, v heads, group.y = tile.
-struct Params {
-    n_heads: u32,
-    n_kv_heads: u32,
-    stride: u32,     // floats from token to token in qkv
-    use_rope: u32,   // 0: NoPE layer
-    has_norm: u32,   // 1: heads of q and k are normed
-    eps: f32,        // of that norm
-    corrects_q: u32, // 1: the memory corrects q
-    corrects_k: u32,
-    corrects_v: u32,
-    n_reads: u32,    // R of the corrections
-    tile_tokens: u32, // tokens of a workgroup
-    normalize_qk: u32, // 1: so are memory queries; where ρ is made on the spot
-    layer: u32,       // index among the wrapped layers, there too
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
-#import step
-@group(0) @binding(2) var<storage, read_write> qkv: array<f32>;
-@group(0) @binding(4) var<storage, read> rope_table: array<vec2<f32>>;
-#import kv
+#import heads_of_tile
 
 const QUADS: u32 = (HEAD_DIM / 4u + WORKGROUP_SIZE - 1u) / WORKGROUP_SIZE; // an invocation owns
 
-#import head
-#import rotated
 #import reduce
 
 fn quants(y: vec4<f32>, inverse: f32) -> u32 {
@@ -95,21 +73,5 @@ fn put_head(token: u32, head: u32, lane: u32) {
         } else {
             key_cache[slot] = bitcast<u32>(scale);
         }
-    }
-}
-
-@compute @workgroup_size(WORKGROUP_SIZE)
-fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(local_invocation_index) lane: u32,
-) {
-    let first_token = group.y * params.tile_tokens;
-    if (first_token >= step.n_tokens) {
-        return; // a step after the end of a reply
-    }
-    load_heads(first_token, group.x, lane);
-    let end = min(first_token + params.tile_tokens, step.n_tokens);
-    for (var token = first_token; token < end; token++) {
-        put_head(token, group.x, lane);
     }
 }

@@ -67,6 +67,8 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("group_rows", include_str!("../shaders/lib/group_rows.wgsl")),
     ("silu", include_str!("../shaders/lib/silu.wgsl")),
     ("gates", include_str!("../shaders/lib/gates.wgsl")),
+    ("heads_of_tile", include_str!("../shaders/lib/heads_of_tile.wgsl")),
+    ("corrected_head", include_str!("../shaders/lib/corrected_head.wgsl")),
     ("head_plain", include_str!("../shaders/lib/head_plain.wgsl")),
     ("head_adjusted", include_str!("../shaders/lib/head_adjusted.wgsl")),
     ("head_tile", include_str!("../shaders/lib/head_tile.wgsl")),

@@ -3,6 +3,7 @@
 // R is a multiple of 4 here, or 0. Held in workgroup memory: a rotated element takes two.
 @group(0) @binding(3) var<storage, read> adjustments: array<vec4<f32>>; // w of q, of k (d each, if has_norm); then D
 
+#import corrected_head
 #import reduce
 #import reads
 
@@ -12,23 +13,12 @@ var<workgroup> head_values: array<f32, HEAD_DIM>;
 fn load_heads(token: u32, head: u32, lane: u32) {
     let n_qk = params.n_heads + params.n_kv_heads;
     let n_quads = params.n_reads / 4u;
-    // D has the rows of those of q, k, v that are corrected, one below the other
-    var is_corrected = params.corrects_v == 1u;
-    var row = (head - params.n_heads * (1u - params.corrects_q)
-        - params.n_kv_heads * (1u - params.corrects_k)) * HEAD_DIM;
-    if (head < params.n_heads) {
-        is_corrected = params.corrects_q == 1u;
-        row = head * HEAD_DIM;
-    } else if (head < n_qk) {
-        is_corrected = params.corrects_k == 1u;
-        row = (head - params.n_heads * (1u - params.corrects_q)) * HEAD_DIM;
-    }
-    let first = params.has_norm * (HEAD_DIM / 2u) + row * n_quads;
+    let first = first_adjustment(head);
     let start = token * params.stride + head * HEAD_DIM;
     for (var i = lane; i < HEAD_DIM; i += WORKGROUP_SIZE) {
         head_values[i] = qkv[start + i];
     }
-    if (is_corrected) {
+    if (is_corrected(head)) {
         load_reads(token, lane);
         // all elements of a head share the reads
         for (var j = 0u; j < n_quads; j += 2u) {

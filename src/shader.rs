@@ -47,6 +47,8 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("reduce_subgroup", include_str!("../shaders/lib/reduce_subgroup.wgsl")),
     ("weight_f32", include_str!("../shaders/lib/weight_f32.wgsl")),
     ("weight_f16", include_str!("../shaders/lib/weight_f16.wgsl")),
+    ("weight_bf16", include_str!("../shaders/lib/weight_bf16.wgsl")),
+    ("bf16", include_str!("../shaders/lib/bf16.wgsl")),
     ("weight_f16_native", include_str!("../shaders/lib/weight_f16_native.wgsl")),
     ("weight_q8", include_str!("../shaders/lib/weight_q8.wgsl")),
     ("weight_q4", include_str!("../shaders/lib/weight_q4.wgsl")),
@@ -57,6 +59,8 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("memory_walk", include_str!("../shaders/lib/memory_walk.wgsl")),
     ("memory_beside", include_str!("../shaders/lib/memory_beside.wgsl")),
     ("memory_beside_none", include_str!("../shaders/lib/memory_beside_none.wgsl")),
+    ("memory_weight_f32", include_str!("../shaders/lib/memory_weight_f32.wgsl")),
+    ("memory_weight_bf16", include_str!("../shaders/lib/memory_weight_bf16.wgsl")),
     ("memory_rows_none", include_str!("../shaders/lib/memory_rows_none.wgsl")),
     ("memory_rows_reduce", include_str!("../shaders/lib/memory_rows_reduce.wgsl")),
     ("memory_rows_serial", include_str!("../shaders/lib/memory_rows_serial.wgsl")),
@@ -90,6 +94,8 @@ pub const LIBRARY: &[(&str, &str)] = &[
 pub enum Storage {
     F32,
     F16,
+    /// For an adapter that comes so.
+    Bf16,
     Q8,
     Q4,
     /// GGUF's blocks of 256, for weights that come in them.
@@ -100,9 +106,10 @@ pub enum Storage {
 
 impl Storage {
     /// All of them.
-    pub const ALL: [Storage; 7] = [
+    pub const ALL: [Storage; 8] = [
         Storage::F32,
         Storage::F16,
+        Storage::Bf16,
         Storage::Q8,
         Storage::Q4,
         Storage::Q4K,
@@ -113,10 +120,10 @@ impl Storage {
     /// Those that a KV cache can have.
     pub const KV: [Storage; 3] = [Storage::F32, Storage::F16, Storage::Q8];
 
-    /// As on the command line: `f32`, `f16`, `q8`, `q4`; those that only files bring: `q4_k`, `q5_k`,
-    /// `q6_k`.
+    /// As on the command line: `f32`, `f16`, `q8`, `q4`; those that only files bring: `bf16`, `q4_k`,
+    /// `q5_k`, `q6_k`.
     pub fn name(self) -> &'static str {
-        ["f32", "f16", "q8", "q4", "q4_k", "q5_k", "q6_k"][self as usize]
+        ["f32", "f16", "bf16", "q8", "q4", "q4_k", "q5_k", "q6_k"][self as usize]
     }
 }
 
@@ -125,8 +132,10 @@ impl Storage {
 pub enum Fusion {
     /// Nothing.
     None,
-    /// A product: the memory's linear rows of the same x.
+    /// A product: the memory's linear rows of the same x, in f32.
     MemoryRows,
+    /// The same in bf16.
+    Bf16MemoryRows,
     /// A product: the memory's correction of what it writes.
     Correction,
     /// Rotation: the memory's corrections of q, k, v, and the norms of heads.
@@ -177,7 +186,7 @@ impl Variant {
 impl Storage {
     /// True for formats with blocks of their own, false for one number after the other.
     pub fn is_quantised(self) -> bool {
-        !matches!(self, Storage::F32 | Storage::F16)
+        !matches!(self, Storage::F32 | Storage::F16 | Storage::Bf16)
     }
 }
 
@@ -194,15 +203,14 @@ pub const TOP_K_CAPACITY: u32 = 320;
 /// If there is no kernel of this name or it imports a file that does not exist: both are faults of
 /// this crate that the shader tests find.
 pub fn source(kernel: &str, variant: &Variant, flags: &[(&str, u32)]) -> String {
-    let body = find(KERNELS, kernel);
+    let (mut body, mut imported) = (String::new(), Vec::new());
+    push_lines(&mut body, find(KERNELS, kernel), variant, &mut imported);
+    let has = |file: &str| imported.iter().any(|name| name == file);
     let mut text = String::new();
-    let wants = |name: &str| body.lines().any(|l| l.trim() == format!("#import {name}"));
-    if variant.f16 && variant.weight == Storage::F16 && wants("weight") {
+    if has("weight_f16_native") {
         text.push_str("enable f16;\n");
     }
-    let reduces = wants("reduce") || wants("head") && variant.adjusts_heads();
-    let uses_subgroups = variant.subgroups && reduces || variant.shuffle && wants("x_block");
-    if variant.enable_subgroups_line && uses_subgroups {
+    if variant.enable_subgroups_line && (has("reduce_subgroup") || has("x_block_shuffle")) {
         text.push_str("enable subgroups;\n");
     }
     for (name, value) in [
@@ -214,7 +222,7 @@ pub fn source(kernel: &str, variant: &Variant, flags: &[(&str, u32)]) -> String 
     ] {
         writeln!(text, "const {name}: u32 = {value}u;").expect("writing to a string");
     }
-    push_lines(&mut text, body, variant, &mut Vec::new());
+    text.push_str(&body);
     for (name, value) in flags {
         text = text.replace(&format!("params.{name}"), &format!("{value}u"));
     }
@@ -252,10 +260,12 @@ fn library_file(import: &str, variant: &Variant) -> String {
         "pairs" => "pairs_by_eight".into(),
         "kv" => format!("kv_{}", variant.kv.name()),
         "memory_rows_reduce" | "memory_rows_serial" | "memory_rows_quads"
-            if variant.fusion != Fusion::MemoryRows =>
+            if !matches!(variant.fusion, Fusion::MemoryRows | Fusion::Bf16MemoryRows) =>
         {
             "memory_rows_none".into()
         }
+        "memory_weight" if variant.fusion == Fusion::Bf16MemoryRows => "memory_weight_bf16".into(),
+        "memory_weight" => "memory_weight_f32".into(),
         "correction" if variant.fusion == Fusion::Correction => "correction_low_rank".into(),
         "correction" => "correction_none".into(),
         "head" if variant.adjusts_heads() && variant.shuffle => "head_tile".into(),

@@ -110,7 +110,7 @@ fn expected_bindings(spec: &KernelSpec, variant: &Variant) -> BTreeSet<(u32, &'s
     }
     if spec.uses_weight {
         expected.insert((8, "read"));
-        if !matches!(variant.weight, Storage::F32 | Storage::F16) {
+        if !matches!(variant.weight, Storage::F32 | Storage::F16 | Storage::Bf16) {
             expected.insert((9, "read"));
         }
     }
@@ -292,6 +292,19 @@ fn the_browser_prelude_comes_first_and_only_where_needed() {
     variant.f16 = true;
     variant.weight = Storage::F16;
     assert!(shader::source("embed", &variant, &[]).starts_with("enable f16;\n"));
+    let mut n_enabled = 0;
+    for &spec in SPECS {
+        for variant in variants(spec) {
+            let variant = Variant { enable_subgroups_line: true, ..variant };
+            let text = shader::source(spec.name, &variant, &[]);
+            let calls = ["subgroupAdd(", "subgroupMax(", "subgroupShuffle("];
+            let uses_subgroups = calls.iter().any(|call| text.contains(call));
+            assert_eq!(text.contains("enable subgroups;"), uses_subgroups, "{}", spec.name);
+            assert_eq!(text.contains("enable f16;"), text.contains("<f16>"), "{}", spec.name);
+            n_enabled += usize::from(uses_subgroups);
+        }
+    }
+    assert!(n_enabled > 0);
 }
 
 #[test]

@@ -1,7 +1,8 @@
-// The memory's linear rows M · x, f32, by the workgroups behind those of W: one row an invocation, a
+// The memory's linear rows M · x, by the workgroups behind those of W: one row an invocation, a
 // quad at a time (SPEC.md section 2).
-@group(0) @binding(3) var<storage, read> memory_weight: array<vec4<f32>>; // [n, ceil(k / 4)]
 @group(0) @binding(11) var<storage, read_write> raw: array<f32>; // [T, n]
+
+#import memory_weight
 
 // True if this workgroup, of which `first` have rows of W, has memory rows.
 fn memory_rows(first: u32, group: u32, token: u32, lane: u32) -> bool {
@@ -15,7 +16,7 @@ fn memory_rows(first: u32, group: u32, token: u32, lane: u32) -> bool {
     let start = min(row, n_rows - 1u) * n_quads;
     var sum = 0.0;
     for (var quad = 0u; quad < n_quads; quad++) {
-        sum += dot(memory_weight[start + quad], x[token * n_quads + quad]);
+        sum += dot(memory_quad(start + quad), x[token * n_quads + quad]);
     }
     if (row < n_rows) {
         raw[token * n_rows + row] = sum;

@@ -1,7 +1,8 @@
-// The memory's linear rows M · x, f32, by the workgroups behind those of W: eight rows each, its
+// The memory's linear rows M · x, by the workgroups behind those of W: eight rows each, its
 // invocations stride through k (SPEC.md section 2).
-@group(0) @binding(3) var<storage, read> memory_weight: array<vec4<f32>>; // [n, ceil(k / 4)]
 @group(0) @binding(11) var<storage, read_write> raw: array<f32>; // [T, n]
+
+#import memory_weight
 
 // True if this workgroup, of which `first` have rows of W, has memory rows.
 fn memory_rows(first: u32, group: u32, token: u32, lane: u32) -> bool {
@@ -16,7 +17,7 @@ fn memory_rows(first: u32, group: u32, token: u32, lane: u32) -> bool {
         let input = x[token * n_quads + quad];
         for (var i = 0u; i < 8u; i++) {
             // rows past the end repeat the last one and are not stored
-            sums[i] += dot(memory_weight[min(first_row + i, n_rows - 1u) * n_quads + quad], input);
+            sums[i] += dot(memory_quad(min(first_row + i, n_rows - 1u) * n_quads + quad), input);
         }
     }
     for (var i = 0u; i < 8u; i++) {

@@ -32,13 +32,14 @@ const CORRECTION: (Fusion, &[(u32, Access)]) =
     (Fusion::Correction, &[(3, Access::Read), (4, Access::Read)]);
 const MEMORY_ROWS: (Fusion, &[(u32, Access)]) =
     (Fusion::MemoryRows, &[(3, Access::Read), (11, Access::ReadWrite)]);
+const BF16_MEMORY_ROWS: (Fusion, &[(u32, Access)]) = (Fusion::Bf16MemoryRows, MEMORY_ROWS.1);
 
 pub(super) const MATVEC: KernelSpec = KernelSpec {
     name: "matvec",
     params: LinearParams::FIELDS,
     flags: FLAGS,
     bindings: &[(2, Access::Read), (10, Access::ReadWrite)],
-    fusions: &[CORRECTION, MEMORY_ROWS],
+    fusions: &[CORRECTION, MEMORY_ROWS, BF16_MEMORY_ROWS],
     uses_step: true,
     uses_weight: true,
 };
@@ -46,7 +47,7 @@ pub(super) const MATVEC: KernelSpec = KernelSpec {
 pub(super) const MATVEC_BLOCKS: KernelSpec = KernelSpec { name: "matvec_blocks", ..MATVEC };
 /// For CPUs that play the GPU.
 pub(super) const MATVEC_SERIAL: KernelSpec = KernelSpec { name: "matvec_serial", ..MATVEC };
-/// For those without shuffles, and weights in f32 or f16.
+/// For those without shuffles, and weights that are no blocks.
 pub(super) const MATVEC_QUADS: KernelSpec = KernelSpec { name: "matvec_quads", ..MATVEC };
 
 pub(super) const MATMUL: KernelSpec = KernelSpec { name: "matmul", fusions: &[], ..MATVEC };
@@ -86,7 +87,7 @@ pub struct LinearTarget<'a> {
 #[derive(Debug, Clone, Copy)]
 pub enum Beside<'a> {
     Nothing,
-    /// raw = M·x; raw `[T, n]` f32, M `[n, k]` in f32.
+    /// raw = M·x; raw `[T, n]` f32, M `[n, k]` in f32 or bf16.
     MemoryRows {
         weight: &'a Matrix,
         raw: &'a wgpu::Buffer,
@@ -103,7 +104,10 @@ impl<'a> Beside<'a> {
     fn fusion(&self) -> Fusion {
         match self {
             Beside::Nothing => Fusion::None,
-            Beside::MemoryRows { .. } => Fusion::MemoryRows,
+            Beside::MemoryRows { weight, .. } => match weight.parts[0].storage {
+                Storage::Bf16 => Fusion::Bf16MemoryRows,
+                _ => Fusion::MemoryRows,
+            },
             Beside::Correction { .. } => Fusion::Correction,
         }
     }

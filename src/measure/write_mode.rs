@@ -3,7 +3,7 @@
 
 use crate::config::{DeltaConfig, ModelConfig, WriteGranularity};
 use crate::error::Result;
-use crate::weights::recipe::RecipeSource;
+use crate::weights::recipe::{Exceptions, RecipeSource};
 
 /// Which δ-mem a measurement has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -47,7 +47,7 @@ impl WriteMode {
     }
 
     /// The structure of the published adapters (rank 8, α 16, q and o) in this mode, four states if it
-    /// has several, with the recipe's weights; `None` for the bare backbone.
+    /// has several, with the recipe's weights in bf16, as adapters are saved; `None` for the bare backbone.
     ///
     /// # Errors
     /// None for a backbone that has layers.
@@ -63,7 +63,8 @@ impl WriteMode {
                 "memory_write_granularity": "{granularity}"}}"#
         );
         let config = DeltaConfig::from_json(config.as_bytes(), "delta_mem_config.json")?;
-        let tensors = RecipeSource::adapter(model, &config, SEED)?;
+        let tensors = RecipeSource::adapter(model, &config, SEED)?
+            .with_exceptions(Exceptions { is_bf16: true, ..Exceptions::default() });
         Ok(Some((config, tensors)))
     }
 }

@@ -1,15 +1,15 @@
-//! How a matrix row is stored on the GPU: f32, f16, blocks of 32 in 8 or 4 bits, or GGUF's blocks of
+//! How a matrix row is stored on the GPU: f32, f16, bf16, blocks of 32 in 8 or 4 bits, or GGUF's blocks of
 //! 256 (`gguf/repack.rs`). Owns the byte layout that `shaders/lib/weight_*.wgsl` read, and its exact
 //! inverse for the CPU twin.
 //!
-//! Rows are padded with zeros to whole quads (f32, f16) or whole blocks (q8, q4). The scales of a
+//! Rows are padded with zeros to whole quads (f32, f16, bf16) or whole blocks (q8, q4). The scales of a
 //! quantised row are f16, padded to an even number so that every row begins on a u32.
 
 use super::gguf::blocks::{GgmlType, SUPER_BLOCK};
 use super::gguf::encode::encode;
 use super::gguf::repack::{K_SCALE_BYTES, decode_element, repack_row};
 use crate::shader::Storage;
-use half::f16;
+use half::{bf16, f16};
 
 /// Elements that share a scale.
 pub const BLOCK: usize = 32;
@@ -19,7 +19,7 @@ pub fn row_bytes(storage: Storage, k: usize) -> (usize, usize) {
     let scales = k.div_ceil(BLOCK).next_multiple_of(2) * 2;
     match storage {
         Storage::F32 => (k.next_multiple_of(4) * 4, 0),
-        Storage::F16 => (k.next_multiple_of(4) * 2, 0),
+        Storage::F16 | Storage::Bf16 => (k.next_multiple_of(4) * 2, 0),
         Storage::Q8 => (k.next_multiple_of(BLOCK), scales),
         Storage::Q4 => (k.next_multiple_of(BLOCK) / 2, scales),
         Storage::Q4K | Storage::Q5K | Storage::Q6K => {
@@ -30,11 +30,11 @@ pub fn row_bytes(storage: Storage, k: usize) -> (usize, usize) {
     }
 }
 
-/// `weight_stride` of the kernels: storage units (vec4, 4 × f16, or u32 of quants) a row.
+/// `weight_stride` of the kernels: storage units (vec4, 4 × f16 or bf16, or u32 of quants) a row.
 pub fn row_stride(storage: Storage, k: usize) -> u32 {
     let unit = match storage {
         Storage::F32 => 16,
-        Storage::F16 => 8,
+        Storage::F16 | Storage::Bf16 => 8,
         _ => 4,
     };
     (row_bytes(storage, k).0 / unit) as u32
@@ -51,6 +51,11 @@ pub fn encode_row(storage: Storage, row: &[f32], values: &mut [u8], scales: &mut
         Storage::F16 => {
             for (bytes, x) in values.chunks_exact_mut(2).zip(padded(row)) {
                 bytes.copy_from_slice(&f16::from_f32(x).to_le_bytes());
+            }
+        }
+        Storage::Bf16 => {
+            for (bytes, x) in values.chunks_exact_mut(2).zip(padded(row)) {
+                bytes.copy_from_slice(&bf16::from_f32(x).to_le_bytes());
             }
         }
         Storage::Q4K | Storage::Q5K | Storage::Q6K => {
@@ -95,6 +100,7 @@ pub fn decode_row(storage: Storage, values: &[u8], scales: &[u8], row: &mut [f32
                 f32::from_le_bytes([values[at], values[at + 1], values[at + 2], values[at + 3]])
             }
             Storage::F16 => f16::from_le_bytes([values[2 * i], values[2 * i + 1]]).to_f32(),
+            Storage::Bf16 => bf16::from_le_bytes([values[2 * i], values[2 * i + 1]]).to_f32(),
             Storage::Q8 => f32::from(values[i] as i8) * scale(i),
             Storage::Q4 => {
                 let nibble = (values[i / 2] >> (4 * (i % 2))) & 15;
@@ -192,6 +198,7 @@ mod tests {
             let row = wave(n);
             assert_eq!(worst(Storage::F32, &row), 0.0);
             assert!(worst(Storage::F16, &row) <= 0.2 * 2f32.powi(-11));
+            assert!(worst(Storage::Bf16, &row) <= 0.2 * 2f32.powi(-8));
             // half a step, and the rounding of the scale to f16 over 127 steps
             assert!(worst(Storage::Q8, &row) <= 0.2 / 127.0 * (0.5 + 127.0 * 2f32.powi(-11)));
             // q4: 8 steps one way, 7 the other, so an opposite extreme may lose a whole step
@@ -201,7 +208,7 @@ mod tests {
 
     #[test]
     fn zeros_stay_zero_and_extremes_stay_finite() {
-        for storage in [Storage::F16, Storage::Q8, Storage::Q4] {
+        for storage in [Storage::F16, Storage::Bf16, Storage::Q8, Storage::Q4] {
             assert_eq!(worst(storage, &[0.0; 40]), 0.0);
             let mut row = vec![3e38, -3e38, 1e-30, 0.0];
             round_trip(storage, &mut row, 4);
@@ -234,6 +241,7 @@ mod tests {
         for (storage, k, expected, stride) in [
             (Storage::F32, 5, (32, 0), 2),
             (Storage::F16, 5, (16, 0), 2),
+            (Storage::Bf16, 5, (16, 0), 2),
             (Storage::Q8, 33, (64, 4), 16),
             (Storage::Q8, 65, (96, 8), 24),
             (Storage::Q4, 33, (32, 4), 8),

@@ -12,7 +12,7 @@ use deltamem::weights::{DType, TensorInfo, TensorSource};
 use pollster::block_on;
 use std::sync::OnceLock;
 
-pub const STORAGES: [Storage; 7] = Storage::ALL;
+pub const STORAGES: [Storage; 8] = Storage::ALL;
 
 /// A device and the kernels for one set of sizes.
 pub struct Bench {

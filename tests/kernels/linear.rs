@@ -115,13 +115,15 @@ fn what_rides_along_matches_reference() {
             (Storage::F32, 1, 1, 4, None),
         ] {
             for (n_tokens, is_few) in [(1, true), (3, true), (3, false), (10, false)] {
-                check_beside(
-                    &mut bench,
-                    storage,
-                    (n_tokens, k, n_rows, n_reads),
-                    part_rows,
-                    is_few,
-                );
+                for memory_storage in [Storage::F32, Storage::Bf16] {
+                    check_beside(
+                        &mut bench,
+                        (storage, memory_storage),
+                        (n_tokens, k, n_rows, n_reads),
+                        part_rows,
+                        is_few,
+                    );
+                }
             }
         }
     }
@@ -129,15 +131,16 @@ fn what_rides_along_matches_reference() {
 
 fn check_beside(
     bench: &mut Bench,
-    storage: Storage,
+    (storage, memory_storage): (Storage, Storage),
     (n_tokens, k, n_rows, n_reads): (usize, usize, usize, usize),
     part_rows: Option<usize>,
     is_few: bool,
 ) {
     let n_memory = 3 * n_reads + 2;
     let what = format!(
-        "{} {n_tokens}×{k}→{n_rows}, {n_reads} reads, few {is_few} on {}",
+        "{} {n_tokens}×{k}→{n_rows}, {n_reads} reads of {}, few {is_few} on {}",
         storage.name(),
+        memory_storage.name(),
         bench.tier
     );
     let x = noise(n_tokens * k, 1, 1.0);
@@ -145,7 +148,8 @@ fn check_beside(
     let matrix = bench.matrix(&w, k, storage, part_rows);
     let w = stored(storage, &w, k);
     let memory = noise(n_memory * k, 3, 1.0);
-    let memory_matrix = bench.matrix(&memory, k, Storage::F32, None);
+    let memory_matrix = bench.matrix(&memory, k, memory_storage, None);
+    let memory = stored(memory_storage, &memory, k);
     let delta = noise(n_rows * n_reads, 4, 1.0);
     let reads = noise(n_tokens * n_reads, 5, 1.0);
     let before = noise(n_tokens * n_rows, 6, 1.0);
@@ -275,7 +279,7 @@ fn embed_matches_reference() {
                 // q8 goes through unpack4x8snorm, which divides by 127; the product and difference of
                 // the K types may be one operation
                 let tolerance = match storage {
-                    Storage::F32 | Storage::F16 | Storage::Q4 => EXACT,
+                    Storage::F32 | Storage::F16 | Storage::Bf16 | Storage::Q4 => EXACT,
                     _ => Tolerance::new(1e-6 * scale, 1e-6),
                 };
                 // padding of a quantised block decodes to 0 · scale or (8 − 8) · scale

@@ -164,7 +164,8 @@ pub(super) fn correction(
 }
 
 impl Loader<'_> {
-    /// M_q, M_k, M_v and the gates' rows as one matrix.
+    /// M_q, M_k, M_v and the gates' rows as one matrix; in bf16 if that loses nothing, as with adapters
+    /// that were saved so.
     pub(super) async fn memory_rows(
         &mut self,
         layer: usize,
@@ -182,7 +183,15 @@ impl Loader<'_> {
         if delta.uses_lambda() {
             stacked.push((name("lambda_proj"), gates));
         }
-        self.upload.matrix(source, &stacked, self.config.hidden_size, Storage::F32).await
+        let is_bf16 = |x: &f32| x.to_bits() & 0xffff == 0;
+        let mut storage = Storage::Bf16;
+        for (name, _) in &stacked {
+            if !source.read_all(name)?.iter().all(is_bf16) {
+                storage = Storage::F32;
+                break;
+            }
+        }
+        self.upload.matrix(source, &stacked, self.config.hidden_size, storage).await
     }
 
     /// x += o·Woᵀ + Δo, and the same in two.

@@ -38,7 +38,7 @@ pub struct Layout {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Footprint {
     pub weights: u64,
-    /// Projections and corrections of δ-mem, f32.
+    /// Projections and corrections of δ-mem, f32; an adapter that was saved in bf16 takes less on a GPU.
     pub adapter: u64,
     pub kv: u64,
     /// S of all layers.

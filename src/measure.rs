@@ -23,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::footprint::{Footprint, Layout};
 use crate::gpu::Counters;
 use crate::loaded::{Device, load_engine};
-use crate::model::{LoadOptions, context_window};
+use crate::model::{LoadOptions, bytes_spared, context_window};
 use crate::weights::TensorSource;
 use peer::{PeerTime, Rival};
 use report::{FirstToken, KernelRow, LeftOut, Memory, PeerReport, Rate};
@@ -268,10 +268,14 @@ async fn candidate(
     let delta = adapter.map(|(delta, _)| delta);
     let print = Footprint::of_source(config, delta, &layout, tensors)?;
     let embedding = tensors.own_storage("model.embed_tokens.weight").unwrap_or(load.weights);
+    let spared = match (&engine, adapter) {
+        (Engine::Gpu(_), Some((delta, tensors))) => bytes_spared(config, delta, tensors)?,
+        _ => 0,
+    };
     Ok(Candidate {
         mode,
         engine,
-        work: Work::new(config, &print, embedding, load.kv),
+        work: Work::new(config, &print, spared, embedding, load.kv),
         print,
         load_seconds,
         prefill_seconds_per_token: 0.0,

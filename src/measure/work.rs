@@ -24,8 +24,15 @@ pub struct Work {
 }
 
 impl Work {
-    /// Of a model kept as `print` says, its embedding in `embedding` and its cache in `kv`.
-    pub fn new(config: &ModelConfig, print: &Footprint, embedding: Storage, kv: Storage) -> Work {
+    /// Of a model kept as `print` says, less `spared` bytes of its adapter, its embedding in
+    /// `embedding` and its cache in `kv`.
+    pub fn new(
+        config: &ModelConfig,
+        print: &Footprint,
+        spared: u64,
+        embedding: Storage,
+        kv: Storage,
+    ) -> Work {
         let (vocab, h) = (config.vocab_size, config.hidden_size);
         let embedding_weights = (vocab * h) as u64;
         // an embedding that is not the head as well gives one row a token
@@ -35,9 +42,9 @@ impl Work {
         };
         let n_embeddings = if config.tie_word_embeddings { 1 } else { 2 };
         Work {
-            weight_bytes: print.weights + print.adapter - unread,
+            weight_bytes: print.weights + print.adapter - spared - unread,
             kv_bytes_per_token: cache_bytes(config, kv, 1),
-            // δ-mem's matrices are f32
+            // δ-mem's matrices are f32 there
             layer_weights: config.n_parameters() - n_embeddings * embedding_weights
                 + print.adapter / 4,
             head_weights: embedding_weights,
@@ -94,7 +101,7 @@ mod tests {
             software: false,
         };
         let print = Footprint::new(&config, None, &layout).unwrap();
-        let work = Work::new(&config, &print, Storage::F16, Storage::F16);
+        let work = Work::new(&config, &print, 0, Storage::F16, Storage::F16);
         // 1 TB/s and 100 T operations/s
         let gpu = limits(1e12, 1e14);
         let read = 2.0 * 3_075_098_624.0 + 2.0 * 73.0 * 2048.0;

@@ -14,6 +14,7 @@ use crate::matrix::{Matrix, Uploader};
 use crate::memory::MemoryDims;
 use crate::shader::Storage;
 use crate::weights::TensorSource;
+pub(crate) use memory::bytes_spared;
 use memory::{correction, gate_biases, memory_ops, project_params, scan_params};
 use std::sync::Arc;
 

@@ -9,6 +9,7 @@ mod load;
 mod park;
 
 pub(crate) use decoding::history_bytes;
+pub(crate) use load::bytes_spared;
 pub use load::{DEFAULT_CHUNK, DEFAULT_CONTEXT, LoadOptions, context_window};
 pub use park::ParkedContext;
 

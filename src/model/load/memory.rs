@@ -2,7 +2,7 @@
 //! What rotation and attention take along is put there in `load.rs`.
 
 use super::Loader;
-use crate::config::{DeltaConfig, DeltaHead, StateUpdateMode, adapter_tensor_name};
+use crate::config::{DeltaConfig, DeltaHead, ModelConfig, StateUpdateMode, adapter_tensor_name};
 use crate::error::Result;
 use crate::gpu::Gpu;
 use crate::kernels::{self, Beside, Kernels, LinearTarget, RmsNormParams};
@@ -11,6 +11,7 @@ use crate::model::Linear;
 use crate::model::buffers::{Buffers, MemorySizes};
 use crate::shader::Storage;
 use crate::weights::TensorSource;
+use crate::weights::quantize::row_bytes;
 
 pub(super) fn project_params(
     delta: &DeltaConfig,
@@ -163,34 +164,63 @@ pub(super) fn correction(
     Ok(matrix)
 }
 
+/// M_q, M_k, M_v and the gates' rows, and how many of each.
+fn memory_row_tensors(layer: usize, delta: &DeltaConfig) -> Vec<(String, usize)> {
+    let (rows, gates) = (delta.n_rows(), delta.n_gates());
+    let name = |part: &str| adapter_tensor_name(layer, part);
+    let mut stacked = vec![
+        (name("memory_q_proj"), rows),
+        (name("memory_k_proj"), rows),
+        (name("memory_v_proj"), rows),
+        (name("beta_proj"), gates),
+    ];
+    if delta.uses_lambda() {
+        stacked.push((name("lambda_proj"), gates));
+    }
+    stacked
+}
+
+/// How a layer's memory rows are kept: in bf16 if that loses nothing, as with adapters that were saved
+/// so, else in f32.
+fn memory_rows_storage(stacked: &[(String, usize)], source: &dyn TensorSource) -> Result<Storage> {
+    let is_bf16 = |x: &f32| x.to_bits() & 0xffff == 0;
+    for (name, _) in stacked {
+        if !source.read_all(name)?.iter().all(is_bf16) {
+            return Ok(Storage::F32);
+        }
+    }
+    Ok(Storage::Bf16)
+}
+
+/// Bytes of all memory rows that are not there because they are kept in bf16.
+///
+/// # Errors
+/// Those of the source; [`crate::Error::Config`] if a target layer does not exist.
+pub(crate) fn bytes_spared(
+    config: &ModelConfig,
+    delta: &DeltaConfig,
+    source: &dyn TensorSource,
+) -> Result<u64> {
+    let mut bytes = 0;
+    for layer in delta.wrapped_layers(config)? {
+        let stacked = memory_row_tensors(layer, delta);
+        let kept = row_bytes(memory_rows_storage(&stacked, source)?, config.hidden_size).0;
+        let n_rows: usize = stacked.iter().map(|(_, n)| n).sum();
+        bytes += (n_rows * (row_bytes(Storage::F32, config.hidden_size).0 - kept)) as u64;
+    }
+    Ok(bytes)
+}
+
 impl Loader<'_> {
-    /// M_q, M_k, M_v and the gates' rows as one matrix; in bf16 if that loses nothing, as with adapters
-    /// that were saved so.
+    /// M_q, M_k, M_v and the gates' rows as one matrix.
     pub(super) async fn memory_rows(
         &mut self,
         layer: usize,
         delta: &DeltaConfig,
         source: &dyn TensorSource,
     ) -> Result<Matrix> {
-        let (rows, gates) = (delta.n_rows(), delta.n_gates());
-        let name = |part: &str| adapter_tensor_name(layer, part);
-        let mut stacked = vec![
-            (name("memory_q_proj"), rows),
-            (name("memory_k_proj"), rows),
-            (name("memory_v_proj"), rows),
-            (name("beta_proj"), gates),
-        ];
-        if delta.uses_lambda() {
-            stacked.push((name("lambda_proj"), gates));
-        }
-        let is_bf16 = |x: &f32| x.to_bits() & 0xffff == 0;
-        let mut storage = Storage::Bf16;
-        for (name, _) in &stacked {
-            if !source.read_all(name)?.iter().all(is_bf16) {
-                storage = Storage::F32;
-                break;
-            }
-        }
+        let stacked = memory_row_tensors(layer, delta);
+        let storage = memory_rows_storage(&stacked, source)?;
         self.upload.matrix(source, &stacked, self.config.hidden_size, storage).await
     }
 

@@ -285,3 +285,26 @@ impl Loader<'_> {
         Ok((output, (plain, vec![product, norm])))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::footprint::SMOLLM3_3B;
+    use crate::weights::recipe::{Exceptions, RecipeSource};
+
+    #[test]
+    fn rows_that_were_saved_in_bf16_take_half() {
+        let model = ModelConfig::from_json(SMOLLM3_3B, "config.json").unwrap();
+        let json =
+            br#"{"rank": 8, "alpha": 16, "delta_heads": ["q", "o"], "target_layers": [0, 3]}"#;
+        let delta = DeltaConfig::from_json(json, "delta_mem_config.json").unwrap();
+        let wide = RecipeSource::adapter(&model, &delta, 1).unwrap();
+        assert_eq!(bytes_spared(&model, &delta, &wide).unwrap(), 0);
+        let exceptions = Exceptions { is_bf16: true, ..Exceptions::default() };
+        let narrow = wide.with_exceptions(exceptions);
+        let n_rows = memory_row_tensors(0, &delta).iter().map(|(_, n)| n).sum::<usize>();
+        assert!(n_rows >= 3 * delta.n_rows() + delta.n_gates());
+        let half = 2 * delta.wrapped_layers(&model).unwrap().len() * n_rows * 2048;
+        assert_eq!(bytes_spared(&model, &delta, &narrow).unwrap(), half as u64);
+    }
+}

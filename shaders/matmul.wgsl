@@ -5,23 +5,7 @@
 // 8 × 8 of it in registers; both operands pass through workgroup memory 4 quads of k at a time,
 // weights dequantised on the way, 4 quads of one row an invocation. Every 16 quads read from there
 // serve 256 multiplications. group.x = row tile, group.y = token tile. Accumulates in f32.
-struct Params {
-    n_rows: u32,
-    n_quads: u32,       // ceil(k / 4)
-    weight_stride: u32, // units of the weight format a row
-    y_stride: u32,      // floats from token to token
-    y_offset: u32,      // floats before the first row
-    accumulate: u32,    // 1: y += …, 0: y = …
-    whole_blocks: u32,  // 1: k is a multiple of 32
-    gated: u32,         // 1: y = silu(gate) · up, of W's halves; 0: y = x · Wᵀ
-    n_reads: u32,       // R of the correction
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
-#import step
-@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
-#import weight
-@group(0) @binding(10) var<storage, read_write> y: array<f32>;
+#import linear
 
 const TILE: u32 = 64u;       // tokens and rows of a tile
 const TILE_QUADS: u32 = 4u;  // quads of k in workgroup memory

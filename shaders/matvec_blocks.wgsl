@@ -4,23 +4,7 @@
 // Plan: one workgroup computes eight rows of one token; its invocations stride through k a block of
 // 32 at a time, so that a row's weights are read once, 16 bytes an invocation and side by side, and
 // a block of x serves eight rows. group.x = rows, group.y = token. Accumulates in f32.
-struct Params {
-    n_rows: u32,
-    n_quads: u32,       // ceil(k / 4)
-    weight_stride: u32, // units of the weight format a row
-    y_stride: u32,      // floats from token to token
-    y_offset: u32,      // floats before the first row
-    accumulate: u32,    // 1: y += …, 0: y = …
-    whole_blocks: u32,  // 1: k is a multiple of 32
-    gated: u32,         // 1: y = silu(gate) · up, of W's halves; 0: y = x · Wᵀ
-    n_reads: u32,       // R of the correction
-}
-
-@group(0) @binding(0) var<uniform> params: Params;
-#import step
-@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
-#import weight
-@group(0) @binding(10) var<storage, read_write> y: array<f32>;
+#import linear
 
 #import x_block
 #import reduce

@@ -56,6 +56,7 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("weight_q5_k", include_str!("../shaders/lib/weight_q5_k.wgsl")),
     ("weight_q6_k", include_str!("../shaders/lib/weight_q6_k.wgsl")),
     ("weight_blocks_of_quads", include_str!("../shaders/lib/weight_blocks_of_quads.wgsl")),
+    ("linear", include_str!("../shaders/lib/linear.wgsl")),
     ("memory_walk", include_str!("../shaders/lib/memory_walk.wgsl")),
     ("memory_beside", include_str!("../shaders/lib/memory_beside.wgsl")),
     ("memory_beside_none", include_str!("../shaders/lib/memory_beside_none.wgsl")),

@@ -1,7 +1,7 @@
 //! From the files under `shaders/` to complete WGSL. Owns `#import`, the constants that come from
 //! Rust, and the choice of library variant by device tier; knows nothing of wgpu.
 //!
-//! A kernel says `#import reduce`; which file that means (`reduce_tree` or `reduce_subgroup`) is
+//! A kernel says `#import reduce`; which file that means (`reduce_tree`, `reduce_subgroup`, …) is
 //! decided here from a [`Variant`], so a kernel's own text is the same on every device.
 
 use std::fmt::Write;
@@ -45,6 +45,7 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("step", include_str!("../shaders/lib/step.wgsl")),
     ("reduce_tree", include_str!("../shaders/lib/reduce_tree.wgsl")),
     ("reduce_subgroup", include_str!("../shaders/lib/reduce_subgroup.wgsl")),
+    ("reduce_one_subgroup", include_str!("../shaders/lib/reduce_one_subgroup.wgsl")),
     ("weight_f32", include_str!("../shaders/lib/weight_f32.wgsl")),
     ("weight_f16", include_str!("../shaders/lib/weight_f16.wgsl")),
     ("weight_bf16", include_str!("../shaders/lib/weight_bf16.wgsl")),
@@ -156,8 +157,8 @@ pub struct Variant {
     pub kv: Storage,
     /// True where the kernel writes the KV cache.
     pub kv_write: bool,
-    /// Subgroup operations may be used.
-    pub subgroups: bool,
+    /// Invocations that a subgroup has at least; 0: subgroup operations may not be used.
+    pub min_subgroup_size: u32,
     /// For `#import memory_rows_…`, `correction`, `head`, `reads` and `memory_beside`.
     pub fusion: Fusion,
     /// Eight invocations share loads by `subgroupShuffle`: for `#import x_block`; and where they can,
@@ -178,6 +179,11 @@ pub struct Variant {
 }
 
 impl Variant {
+    /// Whether a workgroup is never more than a subgroup.
+    fn is_one_subgroup(&self) -> bool {
+        self.workgroup_size <= self.min_subgroup_size
+    }
+
     /// Whether heads are corrected or normed before they are rotated.
     fn adjusts_heads(&self) -> bool {
         matches!(self.fusion, Fusion::Heads | Fusion::HeadsAndReads)
@@ -191,6 +197,8 @@ impl Storage {
     }
 }
 
+/// Library files with subgroup operations.
+const USE_SUBGROUPS: &[&str] = &["reduce_subgroup", "reduce_one_subgroup", "x_block_shuffle"];
 /// Rows that a workgroup of `matvec` computes (`ROWS_PER_WORKGROUP`).
 pub const MATVEC_ROWS: u32 = 4;
 /// Candidates that `top_k` has room for (`CAPACITY`): 256 and their ties.
@@ -211,7 +219,7 @@ pub fn source(kernel: &str, variant: &Variant, flags: &[(&str, u32)]) -> String 
     if has("weight_f16_native") {
         text.push_str("enable f16;\n");
     }
-    if variant.enable_subgroups_line && (has("reduce_subgroup") || has("x_block_shuffle")) {
+    if variant.enable_subgroups_line && USE_SUBGROUPS.iter().any(|&file| has(file)) {
         text.push_str("enable subgroups;\n");
     }
     for (name, value) in [
@@ -251,7 +259,8 @@ fn push_lines(text: &mut String, file: &str, variant: &Variant, imported: &mut V
 /// The library file that an import means on this device.
 fn library_file(import: &str, variant: &Variant) -> String {
     match import {
-        "reduce" if variant.subgroups => "reduce_subgroup".into(),
+        "reduce" if variant.is_one_subgroup() => "reduce_one_subgroup".into(),
+        "reduce" if variant.min_subgroup_size > 0 => "reduce_subgroup".into(),
         "reduce" => "reduce_tree".into(),
         "weight" if variant.weight == Storage::F16 && variant.f16 => "weight_f16_native".into(),
         "weight" => format!("weight_{}", variant.weight.name()),

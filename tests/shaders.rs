@@ -16,7 +16,7 @@ fn variants(spec: &KernelSpec) -> Vec<Variant> {
         let kvs = if spec.name == "rope_kv" { &Storage::KV[..2] } else { &Storage::KV[..] };
         let kvs = if spec.name == "rope_kv_q8" { &Storage::KV[2..] } else { kvs };
         for &kv in kvs {
-            for (subgroups, f16) in [(false, false), (true, false), (false, true), (true, true)] {
+            for (min_subgroup_size, f16) in [(0, false), (8, false), (0, true), (4, true)] {
                 for (rank, head_dim, workgroup_size) in [(8, 128, 64), (5, 24, 8), (128, 256, 256)]
                 {
                     let fusions = spec.fusions.iter().map(|(fusion, _)| *fusion);
@@ -26,12 +26,12 @@ fn variants(spec: &KernelSpec) -> Vec<Variant> {
                             kv,
                             kv_write: spec.name.starts_with("rope_kv"),
                             fusion,
-                            subgroups,
-                            shuffle: subgroups
+                            min_subgroup_size,
+                            shuffle: min_subgroup_size >= 8
                                 && workgroup_size == 8
                                 && spec.name != "matvec_blocks"
                                 || spec.name == "matmul_shuffle",
-                            short_loops: workgroup_size == 8 && !subgroups,
+                            short_loops: workgroup_size == 8 && min_subgroup_size == 0,
                             f16,
                             enable_subgroups_line: false,
                             workgroup_size,
@@ -285,7 +285,7 @@ fn every_shader_file_has_a_host_entry_and_a_header() {
 #[test]
 fn the_browser_prelude_comes_first_and_only_where_needed() {
     let mut variant = variants(SPECS[0])[0];
-    variant.subgroups = true;
+    variant.min_subgroup_size = 4;
     variant.enable_subgroups_line = true;
     assert!(shader::source("matvec", &variant, &[]).starts_with("enable subgroups;\n"));
     assert!(!shader::source("silu_mul", &variant, &[]).contains("enable"));
@@ -362,7 +362,7 @@ fn what_a_page_compiles_on_a_cpu_stays_short() {
                 kv: Storage::F16,
                 kv_write: spec.name.starts_with("rope_kv"),
                 fusion,
-                subgroups: false,
+                min_subgroup_size: 0,
                 shuffle: false,
                 short_loops: true,
                 f16: false,

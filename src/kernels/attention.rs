@@ -375,7 +375,7 @@ mod tests {
                 kv: Storage::F16,
                 kv_write: false,
                 fusion: Fusion::None,
-                subgroups: false,
+                min_subgroup_size: 0,
                 shuffle: false,
                 short_loops: false,
                 f16: false,

@@ -235,7 +235,10 @@ impl Kernels {
                 kv,
                 kv_write: false,
                 fusion: Fusion::None,
-                subgroups: gpu.tier.subgroups,
+                min_subgroup_size: match gpu.tier.subgroups {
+                    true => gpu.tier.min_subgroup_size.max(1),
+                    false => 0,
+                },
                 shuffle: false,
                 short_loops: false,
                 f16: gpu.tier.f16,

@@ -1,9 +1,10 @@
-// Parts of o = softmax(q · Kᵀ / sqrt(d)) · V for many tokens              (SPEC.md section 1)
+// Parts of o = softmax(q · Kᵀ / sqrt(d)) · V, on a GPU                    (SPEC.md section 1)
 // q: [T, q_stride] f32, of which n_q heads;  caches: [positions, n_kv] heads (lib/kv_*)
 // parts: [T, n_q, n_splits, 2 + d] f32: largest score, Σ exp(score − largest), Σ exp(…) · v
-// Plan: one workgroup takes a range of the keys for a tile of tokens and all query heads that share a
-// KV head, so that what it loads of the cache serves all these rows (group.x = KV head · n_splits +
-// range, group.y = tile). It goes through tiles of one key an invocation: scores of all rows; then a
+// Plan: the keys are cut into n_splits ranges, so that a long context keeps a GPU busy; how long they
+// are follows from the step, not from the dispatch. One workgroup takes a range for a tile of tokens
+// and all query heads that share a KV head, so that what it loads of the cache serves all these rows
+// (group.x = KV head · n_splits + range, group.y = tile). It goes through tiles of one key an invocation: scores of all rows; then a
 // few invocations a row find its maximum and weights (online softmax); then every invocation gathers
 // its own output elements of all rows. attention_combine puts the ranges together. Accumulates in f32.
 struct Params {

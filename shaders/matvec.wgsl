@@ -5,7 +5,7 @@
 // through k; group.x = rows, group.y = token. Accumulates in f32.
 #import linear
 
-#import reduce
+#import reduce_rows
 
 const ROWS: u32 = ROWS_PER_WORKGROUP;
 

@@ -7,7 +7,7 @@
 #import linear
 
 #import x_block
-#import reduce
+#import reduce_rows
 
 const ROWS: u32 = 8u;
 

@@ -26,7 +26,6 @@ pub const KERNELS: &[(&str, &str)] = &[
     ("rope_kv", include_str!("../shaders/rope_kv.wgsl")),
     ("rope_kv_q8", include_str!("../shaders/rope_kv_q8.wgsl")),
     ("attention", include_str!("../shaders/attention.wgsl")),
-    ("attention_split", include_str!("../shaders/attention_split.wgsl")),
     ("attention_tiled", include_str!("../shaders/attention_tiled.wgsl")),
     ("attention_combine", include_str!("../shaders/attention_combine.wgsl")),
     ("attention_serial", include_str!("../shaders/attention_serial.wgsl")),
@@ -46,6 +45,8 @@ pub const LIBRARY: &[(&str, &str)] = &[
     ("reduce_tree", include_str!("../shaders/lib/reduce_tree.wgsl")),
     ("reduce_subgroup", include_str!("../shaders/lib/reduce_subgroup.wgsl")),
     ("reduce_one_subgroup", include_str!("../shaders/lib/reduce_one_subgroup.wgsl")),
+    ("reduce_rows_shared", include_str!("../shaders/lib/reduce_rows_shared.wgsl")),
+    ("reduce_rows_subgroup", include_str!("../shaders/lib/reduce_rows_subgroup.wgsl")),
     ("weight_f32", include_str!("../shaders/lib/weight_f32.wgsl")),
     ("weight_f16", include_str!("../shaders/lib/weight_f16.wgsl")),
     ("weight_bf16", include_str!("../shaders/lib/weight_bf16.wgsl")),
@@ -198,7 +199,8 @@ impl Storage {
 }
 
 /// Library files with subgroup operations.
-const USE_SUBGROUPS: &[&str] = &["reduce_subgroup", "reduce_one_subgroup", "x_block_shuffle"];
+const USE_SUBGROUPS: &[&str] =
+    &["reduce_subgroup", "reduce_one_subgroup", "reduce_rows_subgroup", "x_block_shuffle"];
 /// Rows that a workgroup of `matvec` computes (`ROWS_PER_WORKGROUP`).
 pub const MATVEC_ROWS: u32 = 4;
 /// Candidates that `top_k` has room for (`CAPACITY`): 256 and their ties.
@@ -262,6 +264,8 @@ fn library_file(import: &str, variant: &Variant) -> String {
         "reduce" if variant.is_one_subgroup() => "reduce_one_subgroup".into(),
         "reduce" if variant.min_subgroup_size > 0 => "reduce_subgroup".into(),
         "reduce" => "reduce_tree".into(),
+        "reduce_rows" if variant.min_subgroup_size > 0 => "reduce_rows_subgroup".into(),
+        "reduce_rows" => "reduce_rows_shared".into(),
         "weight" if variant.weight == Storage::F16 && variant.f16 => "weight_f16_native".into(),
         "weight" => format!("weight_{}", variant.weight.name()),
         "x_block" if variant.shuffle => "x_block_shuffle".into(),

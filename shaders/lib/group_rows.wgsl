@@ -25,17 +25,15 @@ fn store(token: u32, row: u32, n_rows: u32, value: f32) {
 
 // Adds up what the invocations have of each row, and writes it.
 fn store_rows(token: u32, group: u32, lane: u32, sums: ptr<function, array<f32, ROWS>>) {
-    for (var i = 0u; i < ROWS; i++) {
-        (*sums)[i] = reduce_add(lane, (*sums)[i]);
-    }
+    let n_parts = reduce_rows(lane, sums);
     if (params.gated == 1u) {
         for (var i = lane; i < ROWS / 2u; i += WORKGROUP_SIZE) {
-            let value = gated((*sums)[i], (*sums)[i + ROWS / 2u]);
+            let value = gated(row_sum(i, n_parts), row_sum(i + ROWS / 2u, n_parts));
             store(token, row_of(group, i), params.n_rows / 2u, value);
         }
     } else {
         for (var i = lane; i < ROWS; i += WORKGROUP_SIZE) {
-            store(token, row_of(group, i), params.n_rows, (*sums)[i]);
+            store(token, row_of(group, i), params.n_rows, row_sum(i, n_parts));
         }
     }
 }

@@ -14,22 +14,6 @@ params! {
 }
 
 params! {
-    /// Parameters of `attention_split.wgsl`.
-    pub struct AttentionSplitParams {
-        pub n_heads: u32,
-        pub n_kv_heads: u32,
-        /// Floats from token to token in q.
-        pub q_stride: u32,
-        /// Query heads that share a KV head.
-        pub heads_per_kv: u32,
-        /// Ranges of the keys.
-        pub n_splits: u32,
-        /// d^-0.5
-        pub scale: f32,
-    }
-}
-
-params! {
     /// Parameters of `attention_tiled.wgsl`.
     pub struct AttentionTiledParams {
         pub n_heads: u32,
@@ -91,20 +75,12 @@ pub(super) const SPEC: KernelSpec = KernelSpec {
     uses_weight: false,
 };
 
-/// Ranges of the keys, for a few tokens on a GPU.
-pub(super) const SPLIT: KernelSpec = KernelSpec {
-    name: "attention_split",
-    params: AttentionSplitParams::FIELDS,
-    flags: &[("heads_per_kv", &[1, 4]), ("n_splits", &[SPLITS])],
-    ..SPEC
-};
-
-/// Ranges of the keys, for many tokens on a GPU.
+/// Ranges of the keys, on a GPU.
 pub(super) const TILED: KernelSpec = KernelSpec {
     name: "attention_tiled",
     params: AttentionTiledParams::FIELDS,
     // rows that fit the largest heads too; tests/kernels runs what is used
-    flags: &[("heads_per_kv", &[1, 4]), ("tile_tokens", &[1]), ("n_splits", &[TILED_SPLITS])],
+    flags: &[("heads_per_kv", &[1, 4]), ("tile_tokens", &[1]), ("n_splits", &[SPLITS])],
     ..SPEC
 };
 
@@ -143,7 +119,7 @@ pub(super) const COMBINE: KernelSpec = KernelSpec {
     uses_weight: false,
 };
 
-/// Ranges on a GPU: times the KV heads, workgroups enough for a large one.
+/// Ranges for a few tokens on a GPU: times the KV heads, workgroups enough for a large one.
 const SPLITS: u32 = 32;
 /// Ranges for many tokens on a GPU: times KV heads and tiles of a chunk, some hundred workgroups.
 const TILED_SPLITS: u32 = 8;
@@ -156,8 +132,6 @@ const WORKGROUP_BYTES: u32 = 16_384;
 const SERIAL_SPLITS: u32 = 8;
 /// Rounds up to which loops may be short: half of what lavapipe allows, and remainders of a few.
 const MAX_SHORT_ROUNDS: u64 = 32_768;
-/// Query heads whose vectors and sums a workgroup of `attention_split` has room for.
-const MAX_HEADS_PER_KV: u32 = 8;
 
 /// Floats of the scratch buffer `parts` of [`attention`] and [`attention_few`] for chunks of
 /// `n_tokens`, of which `n_few` at most go through the latter.
@@ -211,36 +185,22 @@ pub async fn attention(
     if kernels.software {
         return serial(kernels, gpu, params, buffers, None).await;
     }
-    let AttentionParams { n_heads, n_kv_heads, q_stride, scale, .. } = params;
-    let AttentionBuffers { q, keys, values, parts, o } = buffers;
     let variant = kernels.reducing();
-    let heads_per_kv = n_heads / n_kv_heads;
-    let Some(tile_tokens) = tile_tokens(variant, heads_per_kv) else {
+    let Some(tile_tokens) = tile_tokens(variant, params) else {
+        let AttentionBuffers { q, keys, values, o, .. } = buffers;
         let buffers = [(2, q), (6, keys), (7, values), (10, o)];
-        let grid = Grid::PerToken(n_heads);
+        let grid = Grid::PerToken(params.n_heads);
         return Ok(vec![kernels.op(gpu, &SPEC, variant, &params, &buffers, grid).await?]);
     };
-    let n_splits = TILED_SPLITS;
-    let tiled = AttentionTiledParams {
-        n_heads,
-        n_kv_heads,
-        q_stride,
-        heads_per_kv,
-        tile_tokens,
-        n_splits,
-        scale,
-    };
-    let bound = [(2, q), (6, keys), (7, values), (10, parts)];
-    let grid = Grid::PerTile(n_kv_heads * n_splits, tile_tokens);
-    let tiled = kernels.op(gpu, &TILED, variant, &tiled, &bound, grid).await?;
-    Ok(vec![tiled, combine(kernels, gpu, variant, params, n_splits, buffers, None).await?])
+    tiled(kernels, gpu, params, buffers, (tile_tokens, TILED_SPLITS), None).await
 }
 
-/// Tokens of a tile of `attention_tiled`, `None` where not even one fits.
+/// The most tokens of a tile of `attention_tiled`, `None` where not even one fits.
 fn tile_tokens(
     Variant { workgroup_size, head_dim, .. }: Variant,
-    heads_per_kv: u32,
+    AttentionParams { n_heads, n_kv_heads, .. }: AttentionParams,
 ) -> Option<u32> {
+    let heads_per_kv = n_heads / n_kv_heads;
     // a row has its query, a tile's weights and a factor; an invocation a maximum
     let row_bytes = 4 * (head_dim + workgroup_size + 1 + 1);
     let rows = (WORKGROUP_BYTES - 4 * workgroup_size) / row_bytes;
@@ -256,7 +216,7 @@ fn tile_tokens(
 pub fn takes_memory_step(kernels: &Kernels, params: AttentionParams, n_rows: usize) -> bool {
     let ends_with_combine = match kernels.software {
         true => kernels.can_shuffle,
-        false => params.n_heads / params.n_kv_heads <= MAX_HEADS_PER_KV,
+        false => tile_tokens(kernels.reducing(), params).is_some(),
     };
     ends_with_combine && n_rows <= kernels.reduce_workgroup as usize
 }
@@ -273,29 +233,42 @@ pub async fn attention_few(
     buffers: AttentionBuffers<'_>,
     memory: Option<(MemoryStepParams, MemoryStepBuffers<'_>)>,
 ) -> Result<Vec<Op>> {
-    let AttentionParams { n_heads, n_kv_heads, q_stride, scale, .. } = params;
-    let heads_per_kv = n_heads / n_kv_heads;
     if kernels.software {
         return serial(kernels, gpu, params, buffers, memory).await;
     }
-    if heads_per_kv > MAX_HEADS_PER_KV {
+    if tile_tokens(kernels.reducing(), params).is_none() {
         assert!(memory.is_none(), "attention in one dispatch takes no step along");
         return attention(kernels, gpu, params, buffers).await;
     }
+    tiled(kernels, gpu, params, buffers, (1, SPLITS), memory).await
+}
+
+/// Ranges of the keys for tiles of tokens; both are given.
+async fn tiled(
+    kernels: &mut Kernels,
+    gpu: &Gpu,
+    params: AttentionParams,
+    buffers: AttentionBuffers<'_>,
+    (tile_tokens, n_splits): (u32, u32),
+    memory: Option<(MemoryStepParams, MemoryStepBuffers<'_>)>,
+) -> Result<Vec<Op>> {
+    let AttentionParams { n_heads, n_kv_heads, q_stride, scale, .. } = params;
     let AttentionBuffers { q, keys, values, parts, .. } = buffers;
     let variant = kernels.reducing();
-    let split = AttentionSplitParams {
+    let heads_per_kv = n_heads / n_kv_heads;
+    let ranges = AttentionTiledParams {
         n_heads,
         n_kv_heads,
         q_stride,
         heads_per_kv,
-        n_splits: SPLITS,
+        tile_tokens,
+        n_splits,
         scale,
     };
     let bound = [(2, q), (6, keys), (7, values), (10, parts)];
-    let grid = Grid::PerToken(n_kv_heads * SPLITS);
-    let split = kernels.op(gpu, &SPLIT, variant, &split, &bound, grid).await?;
-    Ok(vec![split, combine(kernels, gpu, variant, params, SPLITS, buffers, memory).await?])
+    let grid = Grid::PerTile(n_kv_heads * n_splits, tile_tokens);
+    let ranges = kernels.op(gpu, &TILED, variant, &ranges, &bound, grid).await?;
+    Ok(vec![ranges, combine(kernels, gpu, variant, params, n_splits, buffers, memory).await?])
 }
 
 /// Rounds of an invocation's loops in a full cache of so many bytes, two pairs a round: at most that, as
@@ -369,7 +342,7 @@ mod tests {
 
     #[test]
     fn tiles_fit_workgroup_memory() {
-        let of = |head_dim, heads_per_kv| {
+        let of = |head_dim, heads_per_kv: u32| {
             let variant = Variant {
                 weight: Storage::F32,
                 kv: Storage::F16,
@@ -384,7 +357,14 @@ mod tests {
                 rank: 8,
                 head_dim,
             };
-            tile_tokens(variant, heads_per_kv)
+            let params = AttentionParams {
+                n_heads: 2 * heads_per_kv,
+                n_kv_heads: 2,
+                q_stride: 0,
+                o_stride: 0,
+                scale: 1.0,
+            };
+            tile_tokens(variant, params)
         };
         // SmolLM3, Qwen3; then 12 rows of 256, and none of eight heads of 512
         assert_eq!(of(128, 4), Some(4));

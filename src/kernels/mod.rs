@@ -29,8 +29,7 @@ pub use argmax::{ArgmaxParams, argmax};
 pub(crate) use attention::most_attention_parts;
 pub use attention::{
     AttentionBuffers, AttentionCombineParams, AttentionParams, AttentionSerialParams,
-    AttentionSplitParams, AttentionTiledParams, attention, attention_few, attention_parts_len,
-    takes_memory_step,
+    AttentionTiledParams, attention, attention_few, attention_parts_len, takes_memory_step,
 };
 pub use choose::{ChooseInputs, choose};
 pub use embed::{EmbedParams, embed};
@@ -132,7 +131,6 @@ pub const SPECS: &[&KernelSpec] = &[
     &rope_kv::SPEC,
     &rope_kv::Q8,
     &attention::SPEC,
-    &attention::SPLIT,
     &attention::TILED,
     &attention::COMBINE,
     &attention::SERIAL,

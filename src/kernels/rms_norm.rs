@@ -31,6 +31,10 @@ pub(super) const SPEC: KernelSpec = KernelSpec {
     uses_weight: false,
 };
 
+/// Elements of a row from which a GPU takes its largest workgroup: in decoding there is one, which waits
+/// for its loads.
+const LONG_ROW: u32 = 1024;
+
 /// y = RMSNorm(x; weight) over `rows_per_token` rows of each token; weight `[dim]` f32.
 pub async fn rms_norm(
     kernels: &mut Kernels,
@@ -41,7 +45,10 @@ pub async fn rms_norm(
     weight: &wgpu::Buffer,
     y: &wgpu::Buffer,
 ) -> Result<Op> {
-    let variant = kernels.reducing();
+    let variant = match params.dim >= LONG_ROW && !kernels.software {
+        true => Variant { workgroup_size: ALONE, ..kernels.variant },
+        false => kernels.reducing(),
+    };
     let rows = rows_per_token as u32;
     let grid = match params.last_only {
         1 => Grid::Fixed(rows, 1),

@@ -243,7 +243,7 @@ pub async fn attention_few(
     tiled(kernels, gpu, params, buffers, (1, SPLITS), memory).await
 }
 
-/// Ranges of the keys for tiles of tokens; both are given.
+/// The keys in `n_splits` ranges, for tiles of `tile_tokens` tokens.
 async fn tiled(
     kernels: &mut Kernels,
     gpu: &Gpu,

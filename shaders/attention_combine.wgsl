@@ -1,4 +1,4 @@
-// o = the parts of attention_tiled or attention_serial put together  (SPEC.md section 1)
+// o = the parts of attention_tiled or attention_serial put together                           (SPEC.md section 1)
 //   o = Σ exp(m_s − m) · a_s / Σ exp(m_s − m) · d_s,  m = max m_s, over the ranges s of the keys
 // parts: [T, n_q, n_splits, 2 + d] f32: m_s, d_s, a_s;  o: [T, o_stride] f32
 // Plan: one workgroup a query head of a token (group.x = head, group.y = token), its invocations

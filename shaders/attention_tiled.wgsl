@@ -4,9 +4,10 @@
 // Plan: the keys are cut into n_splits ranges, so that a long context keeps a GPU busy; how long they
 // are follows from the step, not from the dispatch. One workgroup takes a range for a tile of tokens
 // and all query heads that share a KV head, so that what it loads of the cache serves all these rows
-// (group.x = KV head · n_splits + range, group.y = tile). It goes through tiles of one key an invocation: scores of all rows; then a
-// few invocations a row find its maximum and weights (online softmax); then every invocation gathers
-// its own output elements of all rows. attention_combine puts the ranges together. Accumulates in f32.
+// (group.x = KV head · n_splits + range, group.y = tile). It goes through tiles of one key an
+// invocation: scores of all rows; then a few invocations a row find its maximum and weights (online
+// softmax); then every invocation gathers its own output elements of all rows. attention_combine puts
+// the ranges together. Accumulates in f32.
 struct Params {
     n_heads: u32,
     n_kv_heads: u32,

@@ -141,25 +141,20 @@ struct Form {
     variant: Variant,
     /// Rows a workgroup.
     rows: u32,
-    /// Memory rows a workgroup that has such.
-    memory_rows: u32,
     /// Tokens a workgroup.
     tokens: u32,
 }
 
 fn few(kernels: &Kernels, storage: Storage) -> Form {
-    let serial = kernels.serial();
-    let (spec, variant, rows, memory_rows) = match storage {
+    let (spec, variant, rows) = match storage {
         storage if kernels.software && !kernels.can_shuffle && !storage.is_quantised() => {
-            (&MATVEC_QUADS, serial, SERIAL_ROWS, SERIAL_WORKGROUP)
+            (&MATVEC_QUADS, kernels.serial(), SERIAL_ROWS)
         }
-        _ if kernels.software => (&MATVEC_SERIAL, serial, SERIAL_ROWS, SERIAL_WORKGROUP),
-        storage if storage.is_quantised() => {
-            (&MATVEC_BLOCKS, kernels.reducing(), BLOCKS_ROWS, BLOCKS_ROWS)
-        }
-        _ => (&MATVEC, kernels.reducing(), MATVEC_ROWS, MATVEC_ROWS),
+        _ if kernels.software => (&MATVEC_SERIAL, kernels.serial(), SERIAL_ROWS),
+        storage if storage.is_quantised() => (&MATVEC_BLOCKS, kernels.reducing(), BLOCKS_ROWS),
+        _ => (&MATVEC, kernels.reducing(), MATVEC_ROWS),
     };
-    Form { spec, variant, rows, memory_rows, tokens: 1 }
+    Form { spec, variant, rows, tokens: 1 }
 }
 
 fn many(kernels: &Kernels) -> Form {
@@ -168,7 +163,7 @@ fn many(kernels: &Kernels) -> Form {
         (true, false) => (&MATMUL_SERIAL, kernels.serial(), SERIAL_ROWS, SERIAL_TOKENS),
         (true, true) => (&MATMUL_SHUFFLE, kernels.serial(), SERIAL_ROWS, SERIAL_TOKENS),
     };
-    Form { spec, variant, rows, memory_rows: rows, tokens } // which none of them takes along
+    Form { spec, variant, rows, tokens }
 }
 
 /// Whether products with this matrix of gate and up can be stored as silu(gate)·up: for a few tokens,
@@ -234,7 +229,7 @@ async fn linear(
     let mut ops = Vec::new();
     let mut is_after = false;
     for (index, part) in weight.parts.iter().enumerate() {
-        let Form { spec, variant, rows, memory_rows, tokens } = form(kernels, part.storage);
+        let Form { spec, variant, rows, tokens } = form(kernels, part.storage);
         let mut beside = match target.beside {
             // once, with the last rows
             Beside::MemoryRows { .. } if index + 1 < weight.parts.len() => Beside::Nothing,
@@ -260,6 +255,8 @@ async fn linear(
         };
         let mut n = params.n_rows.div_ceil(rows);
         if let Beside::MemoryRows { weight, .. } = beside {
+            // one an invocation where a CPU plays the GPU, else as many as of W
+            let memory_rows = if kernels.software { SERIAL_WORKGROUP } else { rows };
             n += (weight.n_rows as u32).div_ceil(memory_rows);
         }
         let grid = match (tokens, one_token) {

@@ -181,7 +181,7 @@ pub const ELEMENTWISE: u32 = 64;
 /// Invocations of a workgroup on a CPU that plays the GPU: as many as it computes side by side.
 pub const SERIAL_WORKGROUP: u32 = 8;
 
-/// Invocations of a kernel's only workgroup: as many as plain WebGPU allows.
+/// Invocations of a workgroup that is alone or one of few: as many as plain WebGPU allows.
 const ALONE: u32 = 256;
 
 /// One recorded-to-be dispatch: pipeline, bindings and size.
